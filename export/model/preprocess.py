@@ -84,5 +84,5 @@ def _pad(images: list[np.ndarray], mean: tuple[float, ...]) -> Tensor:
     pixels = torch.empty(FRAMES, 3, IMAGE_SIZE, IMAGE_SIZE)
     pixels[:] = torch.tensor(mean).view(1, 3, 1, 1) * 255.0
     for i, image in enumerate(images):
-        pixels[i] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        pixels[i] = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # a copy: PIL's memory is read-only, and torch warns of that
     return pixels

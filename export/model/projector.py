@@ -44,6 +44,7 @@ class Projector(nn.Module):
         self.pool_side = pool_side
         self.mlp = Mlp(config)
         if config.kind == ETP:
+            self.pool = nn.AdaptiveAvgPool2d(pool_side)
             self.position = nn.Conv2d(config.out_width, config.out_width, 3, padding=1, groups=config.out_width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,9 +57,6 @@ class Projector(nn.Module):
         grid = self.pool(grid)  # [B, D, pool_side, pool_side]
         grid = self.position(grid) + grid
         return grid.flatten(2).transpose(1, 2)
-
-    def pool(self, grid: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(grid, self.pool_side)
 
 
 class ImageProjector(Projector):

@@ -38,17 +38,18 @@ class MambaMixer(nn.Module):
         self.out_proj = nn.Linear(config.d_inner, config.width, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)  # [1, L, D] each
-        length = x.shape[1]
+        x, z = self.in_proj(hidden[0]).chunk(2, dim=-1)  # [L, D] each
         scans = []
-        for direction, source in zip(self.directions, (x, x.flip(1))):
-            u = F.silu(direction.conv(source.transpose(1, 2))[..., :length]).transpose(1, 2)  # [1, L, D]
-            dt, B, C = direction.x_proj(u).split(self.splits, dim=-1)  # [1, L, R], [1, L, N], [1, L, N]
-            delta = F.softplus(direction.dt_proj(dt).float())  # [1, L, D]
-            scans.append((u, delta, -torch.exp(direction.A_log.float())[None], B, C, direction.D[None]))
-        y = selective_scan_sequential(*(torch.cat(both) for both in zip(*scans)))  # [2, L, D]
-        forward, backward = y[0:1], y[1:2].flip(1)
-        return self.out_proj((forward + backward) * F.silu(z))
+        for direction, source in zip(self.directions, (x, x.flip(0))):
+            u = F.silu(direction.conv(source.T)[:, : x.shape[0]]).T  # [L, D]
+            dt, B, C = direction.x_proj(u).split(self.splits, dim=-1)  # [L, R], [L, N], [L, N]
+            delta = F.softplus(direction.dt_proj(dt).float())  # [L, D]
+            scans.append((u, delta, B, C))
+        u, delta, B, C = (torch.stack(both, dim=1) for both in zip(*scans))  # [L, 2, ...]
+        A = -torch.exp(torch.stack([direction.A_log.float() for direction in self.directions]))  # [2, D, N]
+        D = torch.stack([direction.D for direction in self.directions])  # [2, D]
+        forward, backward = selective_scan_sequential(u, delta, A, B, C, D).unbind(1)  # [L, D] each
+        return self.out_proj((forward + backward.flip(0)) * F.silu(z))[None]
 
 
 class MambaLayer(nn.Module):

@@ -1,0 +1,48 @@
+"""What a target must be able to do: check a request in seconds, lower one component to a file, read its weights back."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from export.components import Component, Signature
+from export.quant.apply import Assignment
+from export.quant.coverage import StoredWeight
+from export.quant.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """What an artifact holds, read back from the written file."""
+
+    stored: tuple[StoredWeight, ...]
+    delegate: str
+    delegated: float  # share of compute operators that the delegate runs, 0 to 1
+    operators: tuple[str, ...]  # operators outside the delegate, which a host must have
+    arena_bytes: int  # activations and caches that the runtime allocates for the graph
+
+
+class Backend(Protocol):
+    """One target of `export.build`."""
+
+    name: str
+    suffix: str  # of a graph's file
+    decoder_interface: str
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse, with a line that says what the target can do, a recipe that it cannot honour (RecipeError)."""
+
+    def activations(self, scheme: str) -> str:
+        """How this target computes with weights of `scheme`, for the manifest."""
+
+    def lower(self, component: Component, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
+        """Quantize `twin` as assigned, lower it, and write it to `out`."""
+
+    def read(self, path: Path) -> Artifact:
+        """Read a written artifact back."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages that made the artifact."""

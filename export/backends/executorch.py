@@ -1,0 +1,125 @@
+"""ExecuTorch: `.pte` files whose heavy operators run in the XNNPACK delegate; stock operators only.
+
+Quantized linears are torchao's: int8 or int4 weights with activations quantized per token at run time, which XNNPACK fuses into
+one integer matrix product each.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import types
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from export.backends.base import Artifact
+from export.backends.pte import read_pte
+from export.components import Component, Signature
+from export.components.token_embedding import Int8Embedding
+from export.errors import BackendError, RecipeError
+from export.quant.apply import Assignment
+from export.quant.recipe import EMBEDDING, LINEAR, Recipe
+
+PACKAGES = ("executorch", "torch", "torchao")
+
+
+class ExecutorchBackend:
+    """Target `executorch`."""
+
+    name = "executorch"
+    suffix = ".pte"
+    decoder_interface = "internal"
+
+    def check(self, recipe: Recipe) -> None:
+        for package in PACKAGES:
+            if importlib.util.find_spec(package) is None:
+                raise BackendError(f"--target executorch needs the package {package}: pip install 'mobile-videogpt-export[executorch]'")
+        schemes = {rule.scheme for rule in recipe.rules} | {recipe.rest}
+        if "fp16" in schemes:
+            raise RecipeError("--target executorch has no fp16: XNNPACK computes float32 and int8 here; choose int8 or fp32")
+
+    def activations(self, scheme: str) -> str:
+        return {"fp32": "float32", "int8": "int8 per token, dynamic", "int4": "int8 per token, dynamic"}[scheme]
+
+    def lower(self, component: Component, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # PyTorch's deprecation notes to itself; errors still come through
+            quantize(twin, assignments)
+            program = torch.export.export(twin, signature.example_inputs(), dynamic_shapes=signature.dynamic_shapes(), strict=False)
+            edge = _lower_to_edge(program)
+            manager = edge.to_executorch()
+            with open(out, "wb") as file:
+                manager.write_to_file(file)
+
+    def read(self, path: Path) -> Artifact:
+        return read_pte(path)
+
+    def versions(self) -> dict[str, str]:
+        return {package: importlib.metadata.version(package) for package in PACKAGES}
+
+
+def quantize(twin: nn.Module, assignments: list[Assignment]) -> None:
+    """Round the assigned weights to nearest, in place: linears with torchao, the embedding table row by row."""
+    logging.getLogger("torchao").setLevel(logging.ERROR)  # it reports CUDA kernels that a CPU wheel does not carry
+    from torchao.quantization import quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup
+    from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
+
+    for name in sorted({a.scheme.name for a in assignments if a.kind == LINEAR and a.scheme.quantized}):
+        chosen = {a.layer: a.scheme for a in assignments if a.kind == LINEAR and a.scheme.name == name}
+        scheme = next(iter(chosen.values()))
+        config = Int8DynamicActivationIntxWeightConfig(
+            weight_dtype={8: torch.int8, 4: torch.int4}[scheme.bits],
+            weight_granularity=PerGroup(scheme.group_size) if scheme.group_size else PerAxis(0),
+        )
+        quantize_(twin, config, filter_fn=lambda module, layer, chosen=chosen: layer in chosen)
+    for assignment in assignments:
+        if assignment.kind == EMBEDDING and assignment.scheme.quantized:
+            parent, _, leaf = assignment.layer.rpartition(".")
+            setattr(twin.get_submodule(parent), leaf, Int8Embedding(twin.get_submodule(assignment.layer).weight))
+
+
+def _lower_to_edge(program: torch.export.ExportedProgram) -> Any:
+    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+
+    return to_edge_transform_and_lower(
+        program,
+        partitioner=[_loop_partitioner()],
+        compile_config=EdgeCompileConfig(_check_ir_validity=False),  # llama::custom_sdpa is no core ATen operator
+    )
+
+
+def _loop_partitioner() -> Any:
+    """XNNPACK's partitioner, which looks at the main graph only, extended to the bodies of loops.
+
+    Without it the scan's body runs operator by operator in portable kernels, ten times slower.
+    """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir.backend.partitioner import PartitionResult
+    from executorch.exir.graph_module import get_control_flow_submodules
+
+    class LoopPartitioner(XnnpackPartitioner):
+        def partition(self, exported_program: torch.export.ExportedProgram) -> PartitionResult:
+            result = super().partition(exported_program)
+            tags = dict(result.partition_tags)
+            for name, body, _ in get_control_flow_submodules(exported_program.graph_module):
+                view = types.SimpleNamespace(
+                    graph_module=body,
+                    graph=body.graph,
+                    graph_signature=exported_program.graph_signature,
+                    state_dict=exported_program.state_dict,
+                    constants=exported_program.constants,
+                )
+                for partition in self.generate_partitions(view):
+                    tag = f"{name}_tag{partition.id}"
+                    for node in partition.nodes:
+                        node.meta["delegation_tag"] = tag
+                    tags[tag] = self.delegation_spec
+            return PartitionResult(tagged_exported_program=exported_program, partition_tags=tags)
+
+    return LoopPartitioner()

@@ -1,0 +1,119 @@
+"""Reading a `.pte` file back: its weights by scheme, its operators, and how much of it XNNPACK runs.
+
+This reads the artifact, not what the exporter believes it wrote: the program flatbuffer, each XNNPACK payload inside it, and
+the constants that both refer to.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from export.backends.base import Artifact
+from export.errors import BundleError
+from export.quant.coverage import StoredWeight
+
+XNNPACK = "XnnpackBackend"
+SCHEME_OF = {  # XNNPACK's datatype of a constant -> our scheme
+    "xnn_datatype_fp32": "fp32",
+    "xnn_datatype_fp16": "fp16",
+    "xnn_datatype_qcint8": "int8",
+    "xnn_datatype_qbint4": "int4",
+    "xnn_datatype_qcint4": "int4 per channel",
+}
+
+
+def read_pte(path: Path) -> Artifact:
+    """Weights, operators and delegated share of a program.
+
+    Raises:
+        BundleError: the file is no program that this version of ExecuTorch reads.
+    """
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    try:
+        pte = deserialize_pte_binary(path.read_bytes())
+    except Exception as error:  # the reader fails in many ways on a damaged file; all of them mean this
+        raise BundleError(f"{path.name} is no ExecuTorch program that this version reads: build the bundle again") from error
+    plan = pte.program.execution_plan[0]
+    named = _named_data(pte.named_data)
+    stored: list[StoredWeight] = []
+    delegated = 0
+    for delegate in plan.delegates:
+        if delegate.id != XNNPACK:
+            continue
+        graph = _xnnpack_graph(pte.program.backend_delegate_data[delegate.processed.index].data)
+        delegated += len(graph["xnodes"])
+        stored += _delegate_weights(graph, named)
+    stored += _program_constants(plan, pte.program.constant_buffer)
+    calls = [i.instr_args.op_index for chain in plan.chains for i in chain.instructions if type(i.instr_args).__name__ == "KernelCall"]
+    names = [f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators]
+    outside = sum(not names[index].startswith("executorch_prim::") for index in calls)
+    return Artifact(
+        stored=tuple(stored),
+        delegate="xnnpack" if delegated else "none",
+        delegated=delegated / (delegated + outside) if delegated + outside else 0.0,
+        operators=tuple(sorted(set(names))),
+        arena_bytes=sum(plan.non_const_buffer_sizes),
+    )
+
+
+def _named_data(store: Any) -> dict[str, int]:
+    """Bytes of each constant that delegates refer to by key."""
+    return {key: len(store.buffers[entry.buffer_index]) for key, entry in store.pte_data.items()} if store else {}
+
+
+def _xnnpack_graph(payload: bytes) -> dict:
+    """The XNNPACK graph of one delegate as the dictionary of its flatbuffer schema."""
+    import executorch.backends.xnnpack.serialization as serialization
+    from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader
+    from executorch.exir._serialize._flatbuffer import _flatc_decompile
+
+    header = XNNHeader.from_bytes(payload[: XNNHeader.EXPECTED_LENGTH])
+    with tempfile.TemporaryDirectory() as folder:
+        schema, binary = Path(folder, "schema.fbs"), Path(folder, "graph.bin")
+        schema.write_bytes(Path(serialization.__path__[0], "schema.fbs").read_bytes())
+        binary.write_bytes(payload[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
+        _flatc_decompile(folder, str(schema), str(binary), ["--raw-binary"])
+        text = Path(folder, "graph.json").read_text()
+    return json.loads(re.sub(r":\s*(-?)inf\b", r": \1Infinity", text))  # flatc writes unbounded clamps as inf, which is no JSON
+
+
+def _delegate_weights(graph: dict, named: dict[str, int]) -> list[StoredWeight]:
+    """The constants of an XNNPACK graph that are weights: matrices and convolution kernels, norms, biases, tables."""
+
+    def size(index: int) -> int:
+        entry = graph["constant_data"][index]
+        return named.get(entry.get("named_key", ""), entry.get("size", 0))
+
+    weights = []
+    for value in graph["xvalues"]:
+        union = value["xvalue_union"]
+        tensor = union.get("tensor_value", union)
+        if not tensor["constant_buffer_idx"]:  # 0 means: not a constant
+            continue
+        scales = union.get("quant_params", {}).get("scale_buffer_idx", 0)
+        total = size(tensor["constant_buffer_idx"]) + (size(scales) if scales else 0)
+        scheme = SCHEME_OF.get(tensor["datatype"], tensor["datatype"].removeprefix("xnn_datatype_"))
+        weights.append(StoredWeight(scheme, tuple(tensor["dims"]), total))
+    return weights
+
+
+def _program_constants(plan: Any, buffers: list) -> list[StoredWeight]:
+    """Constants outside delegates: the embedding table, and float weights of portable operators."""
+    schemes = {"FLOAT": "fp32", "HALF": "fp16", "CHAR": "int8"}
+    weights, seen = [], set()
+    for value in plan.values:
+        tensor = value.val
+        if type(tensor).__name__ != "Tensor" or tensor.allocation_info is not None or not tensor.data_buffer_idx:
+            continue
+        scheme = schemes.get(tensor.scalar_type.name)
+        if scheme is None or tensor.data_buffer_idx in seen:
+            continue  # index tables and the like are no weights
+        seen.add(tensor.data_buffer_idx)
+        weights.append(StoredWeight(scheme, tuple(tensor.sizes), len(buffers[tensor.data_buffer_idx].storage)))
+    return [weight for weight in weights if math.prod(weight.shape) > 1]

@@ -1,0 +1,50 @@
+"""What a component is: one graph of the bundle, declared once.
+
+A component's file holds its exportable twin (a module with the eager part's signature and result, written so that it lowers
+well) and its `Component`: name, inputs, outputs, dynamic axes, and how the twin is made from the eager model. Tracing,
+manifest, runtimes and tests all read that declaration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from export.config import ModelConfig
+from export.manifest import DynamicAxis, TensorSpec
+from export.model.mobile_videogpt import MobileVideoGPT
+
+DTYPES = {"float32": torch.float32, "int64": torch.int64}
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of one graph at the sizes of one checkpoint. A str in a shape is a dynamic axis's name."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dynamic_axes: tuple[DynamicAxis, ...] = ()
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Inputs to trace with: zeros; a dynamic axis takes a length that is not a special case (3)."""
+        return tuple(torch.zeros([3 if isinstance(d, str) else d for d in spec.shape], dtype=DTYPES[spec.dtype]) for spec in self.inputs)
+
+    def dynamic_shapes(self) -> tuple[dict[int, object] | None, ...] | None:
+        """The same axes as `torch.export` wants them, one entry per input; None where all are fixed."""
+        if not self.dynamic_axes:
+            return None
+        dims = {axis.name: torch.export.Dim(axis.name, min=axis.minimum, max=axis.maximum) for axis in self.dynamic_axes}
+        return tuple({i: dims[d] for i, d in enumerate(spec.shape) if isinstance(d, str)} or None for spec in self.inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """One graph. `parts` are the eager submodules whose weights it needs."""
+
+    name: str
+    parts: tuple[str, ...]
+    signature: Callable[[ModelConfig, int], Signature]  # of the sizes and --max-context
+    twin: Callable[[MobileVideoGPT, int], nn.Module]  # of the eager model and --max-context

@@ -1,0 +1,88 @@
+"""`decoder`: embeddings and a position to the last position's logits, with the key/value cache inside the graph.
+
+One graph serves prefill of any length and decoding: the number of tokens is a dynamic axis. Attention and the cache update are
+ExecuTorch's stock LLM operators (`llama::custom_sdpa`, `llama::update_cache`), which take the cache as [1, S, K, E] and group
+the query heads themselves.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from export.components.base import Component, Signature
+from export.config import DecoderConfig, ModelConfig
+from export.manifest import DynamicAxis, TensorSpec
+from export.model.mobile_videogpt import MobileVideoGPT
+from export.model.qwen2 import Attention, DecoderLayer, Qwen2Decoder, rope_table, rotate
+
+
+class CachedAttention(nn.Module):
+    """The eager attention with the cache as buffers: x [1, T, D] at position p -> [1, T, D]."""
+
+    def __init__(self, attention: Attention, config: DecoderConfig, max_context: int):
+        super().__init__()
+        self.config = config
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
+        cache = torch.zeros(1, max_context, config.kv_heads, config.head_dim)
+        self.register_buffer("keys", cache, persistent=False)
+        self.register_buffer("values", cache.clone(), persistent=False)
+
+    def forward(self, x: Tensor, position: int, cos: Tensor, sin: Tensor) -> Tensor:
+        tokens = x.shape[1]
+        q, k, v = (proj(x).view(1, tokens, -1, self.config.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))  # [1, T, heads, E]
+        torch.ops.llama.update_cache(rotate(k, cos, sin), self.keys, position)
+        torch.ops.llama.update_cache(v, self.values, position)
+        y = torch.ops.llama.custom_sdpa(rotate(q, cos, sin), self.keys, self.values, position, None, 0.0, True)  # causal
+        return self.o_proj(y.reshape(1, tokens, -1))
+
+
+class DecoderLayerGraph(nn.Module):
+    """The eager layer around a cached attention."""
+
+    def __init__(self, layer: DecoderLayer, config: DecoderConfig, max_context: int):
+        super().__init__()
+        self.attention_norm, self.ffn_norm, self.ffn = layer.attention_norm, layer.ffn_norm, layer.ffn
+        self.attention = CachedAttention(layer.attention, config, max_context)
+
+    def forward(self, x: Tensor, position: int, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), position, cos, sin)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class DecoderGraph(nn.Module):
+    """embeds [T, D], position [1] int64 -> logits [V] of the last position."""
+
+    def __init__(self, decoder: Qwen2Decoder, max_context: int):
+        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (defines torch.ops.llama)
+
+        super().__init__()
+        self.max_context = max_context
+        self.layers = nn.ModuleList(DecoderLayerGraph(layer, decoder.config, max_context) for layer in decoder.layers)
+        self.norm, self.head = decoder.norm, decoder.head
+        cos, sin = rope_table(decoder.config, max_context)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, embeds: Tensor, position: Tensor) -> Tensor:
+        tokens, start = embeds.shape[0], position[0].item()
+        torch._check(start >= 0)
+        torch._check(start + tokens <= self.max_context)
+        cos, sin = (table.narrow(0, start, tokens)[None, :, None] for table in (self.cos, self.sin))  # [1, T, 1, E]
+        x = embeds[None]  # [1, T, D]
+        for layer in self.layers:
+            x = layer(x, start, cos, sin)
+        last = x.narrow(1, tokens - 1, 1)  # only the last position meets the head
+        return self.head(self.norm(last)).reshape(-1)
+
+
+def signature(config: ModelConfig, max_context: int) -> Signature:
+    embeds = TensorSpec("embeds", ("tokens", config.decoder.width), "float32", "embeddings of the new tokens")
+    position = TensorSpec("position", (1,), "int64", "how many tokens the cache already holds")
+    logits = TensorSpec("logits", (config.decoder.vocab,), "float32", "logits of the last new token")
+    return Signature((embeds, position), (logits,), (DynamicAxis("tokens", 1, max_context),))
+
+
+def twin(model: MobileVideoGPT, max_context: int) -> nn.Module:
+    return DecoderGraph(model.decoder, max_context)
+
+
+COMPONENT = Component("decoder", ("decoder",), signature, twin)

@@ -1,0 +1,105 @@
+"""`video_encoder`: 8 key frames to VideoMamba tokens.
+
+The twin keeps the eager module's structure and names and rewrites what does not lower well: the scan (a loop), softplus (from
+operators that delegates have, without losing small values), the flips (row gathers) and the mean of RMSNorm (a product).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from export.components.base import Component, Signature
+from export.config import IMAGE_SIZE, KEY_FRAMES, ModelConfig
+from export.manifest import TensorSpec
+from export.model.mobile_videogpt import MobileVideoGPT
+from export.model.norm import RMSNorm
+from export.model.videomamba import MambaMixer, VideoMambaEncoder
+from export.ops.selective_scan import selective_scan_looped
+
+
+def softplus(x: Tensor) -> Tensor:
+    """`log(1 + exp(x))` for any x without overflow, exact to a few ulp also where the result is small.
+
+    With e = exp(-|x|) and w = fl(1 + e), log(1 + e) = log(w) + (e - (w - 1)) / w to first order in the rounding of w: the
+    classic log1p correction. A plain log(1 + e) would lose half of the digits of a step size of 1e-4.
+    """
+    e = torch.exp(-torch.abs(x))
+    w = 1 + e
+    return torch.relu(x) + (torch.log(w) + (e - (w - 1)) / w)
+
+
+class RMSNormGraph(nn.Module):
+    """RMSNorm whose mean of squares is a product with a constant column, [L, C] -> [L, C]."""
+
+    def __init__(self, norm: RMSNorm):
+        super().__init__()
+        self.weight, self.eps = norm.weight, norm.eps
+        width = norm.weight.shape[0]
+        self.register_buffer("mean", torch.full((width, 1), 1 / width), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(torch.mm(x * x, self.mean) + self.eps) * self.weight
+
+
+class MambaMixerGraph(nn.Module):
+    """[L, C] -> [L, C], the eager mixer: both directions side by side, [L, 2, ...], from the convolution to the scan."""
+
+    def __init__(self, mixer: MambaMixer, length: int):
+        super().__init__()
+        self.splits = mixer.splits
+        self.in_proj, self.directions, self.out_proj = mixer.in_proj, mixer.directions, mixer.out_proj
+        both = list(mixer.directions)
+        channels, kernel = both[0].conv.in_channels, both[0].conv.kernel_size[0]
+        self.conv = nn.Conv1d(2 * channels, 2 * channels, kernel, groups=2 * channels, padding=kernel - 1)
+        self.conv.weight = nn.Parameter(torch.cat([direction.conv.weight for direction in both]), requires_grad=False)
+        self.conv.bias = nn.Parameter(torch.cat([direction.conv.bias for direction in both]), requires_grad=False)
+        A = -torch.exp(torch.stack([direction.A_log for direction in both]))  # [2, D, N]
+        self.register_buffer("A", A, persistent=False)
+        self.register_buffer("D", torch.stack([direction.D for direction in both]), persistent=False)  # [2, D]
+        self.register_buffer("reversed", torch.arange(length - 1, -1, -1), persistent=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        length = hidden.shape[0]
+        x, z = self.in_proj(hidden).chunk(2, dim=-1)  # [L, D] each
+        both = torch.cat([x, x.index_select(0, self.reversed)], dim=1)  # [L, 2 D]
+        u = F.silu(self.conv(both.T[None])[0, :, :length].T)  # [L, 2 D]
+        directions = list(zip(self.directions, u.chunk(2, dim=1)))
+        projected = torch.stack([direction.x_proj(u_d) for direction, u_d in directions], dim=1)  # [L, 2, R + 2 N]
+        dt, B, C = projected.split(self.splits, dim=-1)
+        delta = softplus(torch.stack([direction.dt_proj(dt[:, i]) for i, direction in enumerate(self.directions)], dim=1))  # [L, 2, D]
+        forward, backward = selective_scan_looped(u.reshape(delta.shape), delta, self.A, B, C, self.D).unbind(1)
+        return self.out_proj((forward + backward.index_select(0, self.reversed)) * F.silu(z))
+
+
+class VideoEncoderGraph(nn.Module):
+    """[1, 8, 3, 224, 224] -> [8, P, C]."""
+
+    def __init__(self, encoder: VideoMambaEncoder):
+        super().__init__()
+        self.encoder = encoder
+        self.norms = nn.ModuleList(RMSNormGraph(layer.norm) for layer in encoder.layers)
+        self.mixers = nn.ModuleList(MambaMixerGraph(layer.mixer, encoder.config.sequence) for layer in encoder.layers)
+        self.norm = RMSNormGraph(encoder.norm)
+        del encoder.layers, encoder.norm  # their weights live on in the twins above
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        residual = self.encoder.embed(pixels)[0]  # [L, C]
+        hidden = None
+        for norm, mixer in zip(self.norms, self.mixers):
+            residual = residual if hidden is None else residual + hidden
+            hidden = mixer(norm(residual))
+        tokens = self.norm(residual + hidden)
+        return tokens[1:].reshape(KEY_FRAMES, self.encoder.config.patches, self.encoder.config.width)
+
+
+def signature(config: ModelConfig, max_context: int) -> Signature:
+    pixels = TensorSpec("pixels", (1, KEY_FRAMES, 3, IMAGE_SIZE, IMAGE_SIZE), "float32", "RGB key frames in time order, 0 to 255")
+    tokens = TensorSpec("tokens", (KEY_FRAMES, config.videomamba.patches, config.videomamba.width), "float32", "VideoMamba tokens")
+    return Signature((pixels,), (tokens,))
+
+
+def twin(model: MobileVideoGPT, max_context: int) -> nn.Module:
+    return VideoEncoderGraph(model.video_encoder)
+
+
+COMPONENT = Component("video_encoder", ("video_encoder",), signature, twin)

@@ -1,0 +1,58 @@
+"""From a recipe to the layers of a component: which weight gets which scheme, before any backend touches it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from torch import nn
+
+from export.errors import RecipeError
+from export.quant.recipe import EMBEDDING, LINEAR, Recipe, Scheme
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """One layer's scheme. `shape` is the weight's [out, in]; `reason` says why an exclusion rule took the layer."""
+
+    layer: str
+    kind: str
+    scheme: Scheme
+    shape: tuple[int, int]
+    reason: str = ""
+
+    @property
+    def weights(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+
+def assign(recipe: Recipe, component: str, layers: Iterable[tuple[str, str, tuple[int, int]]]) -> list[Assignment]:
+    """Match (name, kind, shape) triples of one component against the recipe's rules, first match wins."""
+    assignments = []
+    for layer, kind, shape in layers:
+        rule = recipe.rule_for(component, kind, layer, in_width=shape[1])
+        scheme = recipe.scheme_for(component, kind, layer, in_width=shape[1])
+        assignments.append(Assignment(layer, kind, scheme, shape, rule.reason if rule else ""))
+    return assignments
+
+
+def quantizable_layers(twin: nn.Module) -> list[tuple[str, str, tuple[int, int]]]:
+    """(name, kind, weight shape) of every layer of a twin that a rule can name."""
+    kinds = {nn.Linear: LINEAR, nn.Embedding: EMBEDDING}
+    return [(name, kinds[type(m)], tuple(m.weight.shape)) for name, m in twin.named_modules() if type(m) in kinds]
+
+
+def check_rules(recipe: Recipe, layers: dict[str, list[tuple[str, str, tuple[int, int]]]]) -> None:
+    """Every rule that is not optional must decide at least one layer of the model (`layers` by component).
+
+    Raises:
+        RecipeError: names the rule that matches nothing.
+    """
+    used = {
+        recipe.rule_for(component, kind, name, shape[1])
+        for component, triples in layers.items()
+        for name, kind, shape in triples
+    }
+    for rule in recipe.rules:
+        if not rule.optional and rule not in used:
+            raise RecipeError(f"recipe {recipe.name}: the rule {rule.component}/{rule.layers} -> {rule.scheme} matches no {rule.kind} layer")
