@@ -1,0 +1,104 @@
+"""ExecuTorch's own runtime behind the backend interface: the `.pte` files of a bundle, memory-mapped, each loaded at first use."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from export.bundle import Bundle
+from export.errors import BackendError, BundleError
+
+INTERPRETED = "executorch_prim::"  # instructions of the runtime itself, present in every build
+
+
+class ExecutorchBackend:
+    """The graphs of a bundle built with `--target executorch`."""
+
+    name = "executorch"
+    device = "cpu"
+
+    def __init__(self, bundle: Bundle, threads: int | None = None):
+        if importlib.util.find_spec("executorch") is None:
+            raise BackendError("this bundle needs the package executorch: pip install 'mobile-videogpt-export[executorch]'")
+        self.bundle = bundle
+        self.config = bundle.manifest.config()
+        self.max_context = bundle.manifest.decoder.max_context
+        self._runtime = _runtime()
+        self._check_operators()
+        self._methods: dict[str, object] = {}
+        if threads:
+            from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+
+            _unsafe_reset_threadpool(threads)
+
+    def run(self, graph: str, *inputs: Tensor) -> Tensor:
+        return self._execute(graph, *(x.contiguous() for x in inputs))
+
+    def decode(self, embeds: Tensor, position: int) -> Tensor:
+        return self._execute("decoder", embeds.contiguous(), torch.tensor([position], dtype=torch.int64))
+
+    def synchronize(self) -> None:
+        """Every call returns when its result is there."""
+
+    def bundle_bytes(self) -> int:
+        return self.bundle.manifest.bundle_bytes
+
+    def versions(self) -> dict[str, str]:
+        return {package: importlib.metadata.version(package) for package in ("executorch", "torch")}
+
+    def _execute(self, graph: str, *inputs: Tensor) -> Tensor:
+        if graph not in self._methods:
+            self._methods[graph] = self._load(graph)
+        return self._methods[graph].execute(inputs)[0]
+
+    def _load(self, graph: str) -> object:
+        path = self.bundle.graph_path(graph)
+        try:
+            return self._runtime.load_program(path).load_method("forward")
+        except RuntimeError as error:  # the runtime's reason is an error number; its log line went to stderr
+            raise BundleError(f"{path}: ExecuTorch cannot load this graph ({error}): build the bundle again") from error
+
+    def _check_operators(self) -> None:
+        present = self._runtime.operator_registry.operator_names
+        for name, entry in self.bundle.manifest.graphs.items():
+            missing = [op for op in entry.operators if op not in present and not op.startswith(INTERPRETED)]
+            if missing:
+                raise BundleError(
+                    f"{self.bundle.folder}: graph {name} needs the operator {missing[0]}, which this ExecuTorch lacks: "
+                    "link the kernels that the manifest names, or build with --kernels stock"
+                )
+
+
+@functools.cache
+def _runtime() -> object:
+    """The process's runtime with the stock operator libraries registered, which each may happen once only."""
+    with _quiet_stderr():
+        from executorch.runtime import Runtime
+
+        runtime = Runtime.get()
+        import executorch.kernels.quantized  # noqa: F401  (registers quantized_decomposed::*)
+        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (registers llama::*)
+    return runtime
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hide what native code prints while it loads (processor probing, missing CUDA kernels); errors raise all the same."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,84 @@
+"""From a command's arguments to a backend: a bundle through its target's runtime, or a checkpoint through the eager model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from export.bundle import Bundle, open_bundle
+from export.checkpoint import Checkpoint, open_checkpoint
+from export.errors import BackendError, PromptError
+from runtime_py.backends.base import GraphBackend
+
+MAX_CONTEXT = 4096  # tokens, of a checkpoint's cache; a bundle has its own
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--bundle DIR | --checkpoint DIR` and how to run it."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle that export.build wrote")
+    source.add_argument("--checkpoint", metavar="DIR_OR_HUB_ID", help="a checkpoint, run by the eager model")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; a bundle runs on cpu (default: cpu)")
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the eager model (default: fp32)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    parser.add_argument("--verify", action="store_true", help="hash every file of the bundle again")
+    add_weight_arguments(parser)
+
+
+def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where a checkpoint that is not complete finds its other parts."""
+    parser.add_argument("--clip", metavar="PATH", help="CLIP weights, if the checkpoint has none or others are wanted")
+    parser.add_argument("--videomamba", metavar="PATH", help="VideoMamba weights, likewise")
+    parser.add_argument("--base", metavar="PATH", help="the Qwen2.5 base of a LoRA fine-tune")
+
+
+def open_source(args: argparse.Namespace) -> tuple[GraphBackend, Path | None]:
+    """The backend that the arguments name, and its tokenizer file if it has one."""
+    if args.threads is not None and args.threads < 1:
+        raise BackendError(f"--threads {args.threads}: give at least 1")
+    if args.bundle is not None:
+        bundle = open_bundle(args.bundle, verify=args.verify)
+        tokenizer = bundle.folder / "tokenizer.json"
+        return backend_of_bundle(bundle, args.threads, args.device), tokenizer if "tokenizer.json" in bundle.manifest.files else None
+    checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
+    return backend_of_checkpoint(checkpoint, args.device, args.dtype, args.threads), checkpoint.tokenizer_file
+
+
+def backend_of_bundle(bundle: Bundle, threads: int | None = None, device: str = "cpu") -> GraphBackend:
+    """The runtime of the bundle's target."""
+    if device != "cpu":
+        raise BackendError(f"--device {device}: a bundle runs on cpu; the eager model of a checkpoint runs on cuda")
+    if bundle.manifest.target == "executorch":
+        from runtime_py.backends.executorch import ExecutorchBackend
+
+        return ExecutorchBackend(bundle, threads)
+    raise BackendError(f"{bundle.folder}: this version runs executorch bundles, not {bundle.manifest.target} ones")
+
+
+def backend_of_checkpoint(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "fp32", threads: int | None = None) -> GraphBackend:
+    """The eager model."""
+    import torch
+
+    from runtime_py.backends.eager import EagerBackend
+
+    if threads:
+        torch.set_num_threads(threads)
+    return EagerBackend(checkpoint, device, dtype, min(MAX_CONTEXT, checkpoint.config.decoder.max_positions))
+
+
+def load_tokenizer(path: Path | None, source: object) -> tuple[Callable[[str], Sequence[int]], object]:
+    """(encode, the tokenizer) of a tokenizer.json.
+
+    Raises:
+        PromptError: there is none, or it cannot be read.
+    """
+    if path is None:
+        raise PromptError(f"{source} has no tokenizer.json, so it cannot be asked in words: dump, parity and bench work without one")
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exceptions for everything that is wrong with a file
+        raise PromptError(f"{path} cannot be read as a tokenizer ({error}): copy the checkpoint's tokenizer.json anew") from error
+    return (lambda text: tokenizer.encode(text, add_special_tokens=False).ids), tokenizer
