@@ -1,8 +1,8 @@
 """What a bundle says of itself: `manifest.json` as frozen dataclasses, and the strict reading of it.
 
-The dataclasses are the schema: reading walks their type hints, refuses a missing or an unknown key, a wrong type and a value
-out of range, and names the place. `manifest.schema.json` says the same for readers in other languages; a test keeps the two in
-step. The manifest holds the SHA-256 of its own canonical form, so that an edit by hand does not pass for a verified build.
+The dataclasses are the schema: `export.strict_json` walks their type hints, refuses a missing or an unknown key, a wrong type
+and a value out of range, and names the place. `manifest.schema.json` says the same for readers in other languages; a test keeps
+the two in step. The manifest holds the SHA-256 of its own canonical form, so that an edit by hand does not pass for a verified build.
 
 Sizes are in bytes, `sha256` is lower-case hex. For a graph that is a folder (a Core ML package) see `export.bundle.hash_path`.
 """
@@ -10,41 +10,21 @@ Sizes are in bytes, `sha256` is lower-case hex. For a graph that is a folder (a 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-import re
-import sys
-import types
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from export.config import ModelConfig
 from export.errors import BundleError
+from export.strict_json import REMEDY, Rule, decode, refuse
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 GraphName = Literal["image_encoder", "frame_scorer", "video_encoder", "image_projector", "video_projector", "token_embedding", "decoder"]
 GRAPHS: tuple[str, ...] = typing.get_args(GraphName)
-REMEDY = "build the bundle again or copy it anew"
 DIGEST = "manifest_sha256"
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """A limit on a value, in JSON Schema's terms: a pattern binds strings (whole), a minimum and a maximum bind numbers."""
-
-    says: str
-    pattern: str | None = None
-    minimum: int | None = None
-    maximum: int | None = None
-
-    def allows(self, value: Any) -> bool:
-        if isinstance(value, str):
-            return self.pattern is None or re.fullmatch(self.pattern, value) is not None
-        return (self.minimum is None or value >= self.minimum) and (self.maximum is None or value <= self.maximum)
-
 
 _PART = r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]+"  # no '.', no '..': a path cannot leave the bundle
 RelativePath = Annotated[str, Rule("a relative path inside the bundle, of letters, digits, '.', '_', '-'", pattern=f"^{_PART}(/{_PART})*$")]
@@ -217,8 +197,8 @@ class Manifest:
         try:
             _check_version(data)
             content = {key: value for key, value in data.items() if key != DIGEST}
-            manifest = _decode(cls, content, "")
-            _decode(ModelConfig, manifest.model, "model")
+            manifest = decode(cls, content, "")
+            decode(ModelConfig, manifest.model, "model")
             _check_graphs(manifest.graphs)
             if data.get(DIGEST) != digest(content):
                 raise BundleError(f"{DIGEST} does not match the contents, as after an edit by hand: {REMEDY}")
@@ -247,8 +227,8 @@ def digest(content: dict) -> str:
 
 
 def _check_version(data: Any) -> None:
-    version = _decode(dict, data, "").get("schema_version")
-    _decode(int, version, "schema_version")
+    version = decode(dict, data, "").get("schema_version")
+    decode(int, version, "schema_version")
     versions = f"(schema {version}, this one reads {SCHEMA_VERSION})"
     if version > SCHEMA_VERSION:
         raise BundleError(f"made by a newer version of this tool {versions}: update it")
@@ -262,75 +242,8 @@ def _check_graphs(graphs: dict[str, GraphEntry]) -> None:
         raise BundleError(f"graphs.{name} is missing: {REMEDY}")
     for key, graph in graphs.items():
         if graph.name != key:
-            _refuse(f"graphs.{key}.name", repr(key), graph.name)
+            refuse(f"graphs.{key}.name", repr(key), graph.name)
         axes = {axis.name for axis in graph.dynamic_axes if axis.minimum <= axis.maximum}
         for size in (size for tensor in (*graph.inputs, *graph.outputs) for size in tensor.shape):
             if isinstance(size, str) and size not in axes:
                 raise BundleError(f"graphs.{key}: a shape names {size!r}, but dynamic_axes has no such axis with a valid range: {REMEDY}")
-
-
-_JSON_NAMES = {bool: "true or false", int: "an integer", float: "a finite number", str: "a string", dict: "an object"}
-
-
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    """`value`, parsed from JSON, as the type `kind`: a dataclass, a plain or annotated type, a tuple, dict, union or literal of such."""
-    if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(kind, value, where)
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Annotated:
-        value = _decode(args[0], value, where)
-        return value if args[1].allows(value) else _refuse(where, args[1].says, value)
-    if origin is Literal:
-        return value if isinstance(value, str) and value in args else _refuse(where, f"one of {', '.join(args)}", value)
-    if origin is tuple:
-        return _decode_tuple(args, value, where)
-    if origin is dict:
-        items = _decode(dict, value, where).items()
-        return {_decode(args[0], key, f"a key of {where}"): _decode(args[1], item, _join(where, key)) for key, item in items}
-    choices = args if origin in (typing.Union, types.UnionType) else (kind,)
-    if not any(_is(choice, value) for choice in choices):
-        _refuse(where, " or ".join(_JSON_NAMES[choice] for choice in choices), value)
-    return float(value) if kind is float else value
-
-
-def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
-    hints = _hints(kind)
-    value = _decode(dict, value, where)
-    for key in [*hints, *value]:
-        if key not in hints or key not in value:
-            raise BundleError(f"{_join(where, key)} is {'missing' if key in hints else 'not known to this version'}: {REMEDY}")
-    return kind(**{key: _decode(hint, value[key], _join(where, key)) for key, hint in hints.items()})
-
-
-def _decode_tuple(args: tuple, value: Any, where: str) -> tuple:
-    if not isinstance(value, list) or (args[-1] is not ... and len(value) != len(args)):
-        _refuse(where, "a list" if args[-1] is ... else f"a list of {len(args)}", value)
-    return tuple(_decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))  # a tuple of ours has one type
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind, include_extras=True)
-
-
-def _is(kind: type, value: Any) -> bool:
-    """JSON's types, which are stricter than Python's: true is no number, and neither is what a float cannot hold."""
-    if isinstance(value, bool):
-        return kind is bool
-    if kind is float:
-        return isinstance(value, int | float) and abs(value) <= sys.float_info.max  # False for NaN and infinity
-    return isinstance(value, kind)
-
-
-def _refuse(where: str, wanted: str, value: Any) -> typing.NoReturn:
-    if isinstance(value, dict | list):
-        shown = "an object" if isinstance(value, dict) else f"a list of {len(value)}"
-    else:
-        shown = "null" if value is None else repr(value)[:60]
-    raise BundleError(f"{where or 'the manifest'} must be {wanted}, not {shown}: {REMEDY}")
-
-
-def _join(where: str, key: str) -> str:
-    """`where.key`, with a key from the file quoted where it could play tricks on a terminal."""
-    step = key if re.fullmatch(r"[A-Za-z0-9_./-]{1,80}", key) else repr(key[:80])
-    return f"{where}.{step}" if where else step

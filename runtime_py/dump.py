@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from export.config import FRAMES
 from export.errors import ExportError, PromptError, VideoError, command
-from runtime_py.load import add_source_arguments, open_source
+from runtime_py.files import check_writable, replacing
+from runtime_py.load import ArgumentParser, add_source_arguments, open_source
 from runtime_py.stages import GREEDY_STEPS, Pixels, compute_stages
 
 
 def read_array(path: Path, kind: type[ExportError]) -> np.ndarray:
     """A .npy file's array, never unpickled."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise kind(f"{path} cannot be read as a .npy array: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise kind(f"{path} is an archive of arrays (.npz): save the one array with numpy.save")
+    return array
 
 
 def read_frames_array(path: Path) -> np.ndarray:
@@ -46,7 +51,7 @@ def read_ids_array(path: Path) -> list[int]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m runtime_py.dump", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog="python -m runtime_py.dump", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_source_arguments(parser)
     parser.add_argument("--frames", type=Path, required=True, metavar="F.npy", help="uint8 RGB frames [n, H, W, 3]")
     parser.add_argument("--ids", type=Path, required=True, metavar="I.npy", help="int64 prompt ids with the -200 placeholder")
@@ -55,15 +60,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.new_tokens < 1:
         raise PromptError(f"--new-tokens {args.new_tokens}: give at least 1")
+    check_writable(args.out)
     frames, ids = read_frames_array(args.frames), read_ids_array(args.ids)
     backend, _ = open_source(args)
     stages = compute_stages(backend, Pixels.of(list(frames)), ids, args.new_tokens)
-    partial = args.out.with_name(args.out.name + ".partial.npz")
-    try:
-        np.savez(partial, **{name: value.numpy() for name, value in stages.values.items()})
-        partial.replace(args.out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(args.out) as file:
+        np.savez(file, **{name: value.numpy() for name, value in stages.values.items()})
     print(f"{args.out}: {len(stages.values)} stages from {backend.name}")
 
 

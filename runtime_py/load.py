@@ -5,13 +5,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from export.bundle import Bundle, open_bundle
 from export.checkpoint import Checkpoint, open_checkpoint
-from export.errors import BackendError, PromptError
+from export.errors import BackendError, ExportError, PromptError
 from runtime_py.backends.base import GraphBackend
 
 MAX_CONTEXT = 4096  # tokens, of a checkpoint's cache; a bundle has its own
+MAX_THREADS = 1024  # far beyond any machine that is meant; some thread pools crash on a number that is too large
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Reports a wrong command line as all other bad input is reported: one line on stderr, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ExportError(f"{message} (see {self.prog} --help)")
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +28,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle that export.build wrote")
     source.add_argument("--checkpoint", metavar="DIR_OR_HUB_ID", help="a checkpoint, run by the eager model")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda; a bundle runs on cpu (default: cpu)")
+    parser.add_argument("--device", default="cpu", metavar="cpu|cuda", help="a bundle runs on cpu (default: cpu)")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the eager model (default: fp32)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--verify", action="store_true", help="hash every file of the bundle again")
@@ -35,14 +44,32 @@ def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_source(args: argparse.Namespace) -> tuple[GraphBackend, Path | None]:
     """The backend that the arguments name, and its tokenizer file if it has one."""
-    if args.threads is not None and args.threads < 1:
-        raise BackendError(f"--threads {args.threads}: give at least 1")
+    load, tokenizer_file = find_source(args)
+    return load(), tokenizer_file
+
+
+def find_source(args: argparse.Namespace) -> tuple[Callable[[], GraphBackend], Path | None]:
+    """As `open_source`, but the weights are read only when the first of the two is called."""
+    if args.threads is not None and not 1 <= args.threads <= MAX_THREADS:
+        raise BackendError(f"--threads {args.threads}: give 1 to {MAX_THREADS}")
+    if args.device not in ("cpu", "cuda"):
+        raise BackendError(f"--device {args.device}: choose cpu or cuda")
     if args.bundle is not None:
+        _check_bundle_arguments(args)
         bundle = open_bundle(args.bundle, verify=args.verify)
-        tokenizer = bundle.folder / "tokenizer.json"
-        return backend_of_bundle(bundle, args.threads, args.device), tokenizer if "tokenizer.json" in bundle.manifest.files else None
+        tokenizer_file = bundle.folder / "tokenizer.json" if "tokenizer.json" in bundle.manifest.files else None
+        return lambda: backend_of_bundle(bundle, args.threads, args.device), tokenizer_file
     checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
-    return backend_of_checkpoint(checkpoint, args.device, args.dtype, args.threads), checkpoint.tokenizer_file
+    return lambda: backend_of_checkpoint(checkpoint, args.device, args.dtype, args.threads), checkpoint.tokenizer_file
+
+
+def _check_bundle_arguments(args: argparse.Namespace) -> None:
+    """Refuse, rather than ignore, what only a checkpoint can be asked for."""
+    if args.dtype != "fp32":
+        raise BackendError(f"--dtype {args.dtype}: a bundle's precision was fixed by its recipe; --dtype is for --checkpoint")
+    for name in ("clip", "videomamba", "base"):
+        if getattr(args, name) is not None:
+            raise BackendError(f"--{name} completes a checkpoint, a bundle is complete: leave it out")
 
 
 def backend_of_bundle(bundle: Bundle, threads: int | None = None, device: str = "cpu") -> GraphBackend:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from torch import Tensor
 
+from export.config import CHUNK_FRAMES
 from export.model.prompt import first_turn, next_turn, tokenize
 from runtime_py.backends.base import GraphBackend
 from runtime_py.sampling import Sampler
 from runtime_py.stages import Pixels, check_fits, embed, prompt_embeds, visual_tokens
+from runtime_py.timing import TimedBackend
 
 MAX_NEW_TOKENS = 1024  # the release's limit
 
@@ -27,13 +29,27 @@ class Session:
         self.encode = encode
         self.stop_ids = frozenset(backend.config.stop_ids)
         self.stages_s: dict[str, float] = {}  # seconds of each graph while watching
-        self.position = 0  # tokens in the cache
         self._visual: Tensor | None = None  # [V, D] until the first question takes them in
-        self._unfed: list[int] = []  # tokens of the answer that the cache does not hold yet
+        # Tokens in the cache, and those of the answer that it does not hold yet. One value: an interrupt finds both old or both new.
+        self._held: tuple[int, tuple[int, ...]] = (0, ())
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache."""
+        return self._held[0]
+
+    @property
+    def full(self) -> bool:
+        """Whether the conversation has as many tokens as the context."""
+        position, unfed = self._held
+        return position + len(unfed) >= self.backend.max_context
 
     def watch(self, frames: Sequence[np.ndarray]) -> list[int]:
-        """Take in a clip, uint8 RGB [H, W, 3] frames as sampled, and begin a conversation. Returns the key frames' indices."""
-        self.position, self._unfed = 0, []
+        """Take in a clip, uint8 RGB [H, W, 3] frames as sampled, and begin a conversation.
+
+        Returns the key frames' indices, ascending, of 16: those from `len(frames)` on are padding.
+        """
+        self._visual, self._held = None, (0, ())
         self.stages_s = {}
         started = time.perf_counter()
         pixels = Pixels.of(frames)
@@ -42,66 +58,66 @@ class Session:
 
         def record(name: str, value: Tensor) -> Tensor:
             if name == "selected_frames":
-                picked.extend(int(chunk * 8 + i) for chunk, row in enumerate(value) for i in row)
+                picked.extend(int(chunk * CHUNK_FRAMES + i) for chunk, row in enumerate(value) for i in row)
             return value
 
-        self._visual = visual_tokens(_Timed(self.backend, self.stages_s), pixels, record)
+        self._visual = visual_tokens(TimedBackend(self.backend, self.stages_s), pixels, record)
         return picked
 
-    def ask(self, question: str, sampler: Sampler | None = None, max_new_tokens: int = MAX_NEW_TOKENS) -> Iterator[int]:
-        """Ask in words; yields the answer's ids as they come."""
+    def prompt_ids(self, question: str) -> list[int]:
+        """The ids of a question in words, as the conversation's next turn.
+
+        Raises:
+            PromptError: they do not fit the context.
+        """
         if self.encode is None:
             raise ValueError("a session without a tokenizer is asked in ids: use answer()")
         text = next_turn(question) if self.position else first_turn(question)
-        return self.answer(tokenize(text, self.encode), sampler, max_new_tokens)
+        ids = tokenize(text, self.encode)
+        self._check_fits(ids)
+        return ids
+
+    def ask(self, question: str, sampler: Sampler | None = None, max_new_tokens: int = MAX_NEW_TOKENS) -> Iterator[int]:
+        """Ask in words; yields the answer's ids as they come."""
+        return self.answer(self.prompt_ids(question), sampler, max_new_tokens)
 
     def answer(self, ids: Sequence[int], sampler: Sampler | None = None, max_new_tokens: int = MAX_NEW_TOKENS) -> Iterator[int]:
         """Prefill `ids` behind what the cache holds and yield the answer's ids until a stop id, the limit, or a full context.
 
-        The first turn's ids hold a run of placeholders for the video. An iterator that is closed early (Ctrl-C) leaves the
-        conversation whole: what was yielded belongs to it.
+        The first turn's ids hold a run of placeholders for the video. An iterator that is closed early or interrupted (Ctrl-C)
+        leaves the conversation whole: what was yielded belongs to it, and a question whose answer never began does not.
 
         Raises:
             PromptError: before anything is computed, where the ids do not fit the context.
         """
-        sampler = sampler or Sampler()
+        self._check_fits(ids)
         if self.position == 0:
             if self._visual is None:
                 raise ValueError("watch() a clip before the first question")
-            text_tokens = sum(token >= 0 for token in ids)
-            check_fits(self.backend, 0, text_tokens + self._visual.shape[0])
             embeds = prompt_embeds(self.backend, ids, self._visual)
         else:
-            ids = self._unfed + list(ids)
-            check_fits(self.backend, self.position, len(ids))
-            embeds = embed(self.backend, ids)
-        return self._generate(embeds, sampler, max_new_tokens)
+            embeds = embed(self.backend, [*self._held[1], *ids])
+        return self._generate(embeds, sampler or Sampler(), max_new_tokens)
+
+    def _check_fits(self, ids: Sequence[int]) -> None:
+        position, unfed = self._held
+        if position == 0:
+            new = sum(token >= 0 for token in ids) + self.backend.config.visual_tokens
+        else:
+            new = len(unfed) + len(ids)
+        check_fits(self.backend, position, new)
 
     def _generate(self, embeds: Tensor, sampler: Sampler, max_new_tokens: int) -> Iterator[int]:
+        position = self.position
         for step in range(max_new_tokens):
-            logits = self.backend.decode(embeds, self.position)
-            self.position += embeds.shape[0]
-            self._unfed = []
+            logits = self.backend.decode(embeds, position)
+            position += embeds.shape[0]
             token = sampler(logits)
             if token in self.stop_ids:
+                self._held = (position, ())
                 return
-            self._unfed = [token]
+            self._held = (position, (token,))
             yield token
-            if self.position + 1 >= self.backend.max_context or step + 1 == max_new_tokens:
+            if self.full or step + 1 == max_new_tokens:
                 return
             embeds = embed(self.backend, [token])
-
-
-class _Timed:
-    """A backend that notes the seconds of each graph."""
-
-    def __init__(self, backend: GraphBackend, seconds: dict[str, float]):
-        self._backend, self._seconds = backend, seconds
-        self.config = backend.config
-
-    def run(self, graph: str, *inputs: Tensor) -> Tensor:
-        started = time.perf_counter()
-        output = self._backend.run(graph, *inputs)
-        self._backend.synchronize()
-        self._seconds[graph] = time.perf_counter() - started
-        return output

@@ -49,6 +49,8 @@ class ExecutorchBackend:
     def lower(self, component: Component, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # PyTorch's deprecation notes to itself; errors still come through
+            from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (defines torch.ops.llama)
+
             quantize(twin, assignments)
             program = torch.export.export(twin, signature.example_inputs(), dynamic_shapes=signature.dynamic_shapes(), strict=False)
             edge = _lower_to_edge(program)

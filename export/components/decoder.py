@@ -2,7 +2,7 @@
 
 One graph serves prefill of any length and decoding: the number of tokens is a dynamic axis. Attention and the cache update are
 ExecuTorch's stock LLM operators (`llama::custom_sdpa`, `llama::update_cache`), which take the cache as [1, S, K, E] and group
-the query heads themselves.
+the query heads themselves; whoever traces this graph imports them first.
 """
 
 import torch
@@ -52,8 +52,6 @@ class DecoderGraph(nn.Module):
     """embeds [T, D], position [1] int64 -> logits [V] of the last position."""
 
     def __init__(self, decoder: Qwen2Decoder, max_context: int):
-        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (defines torch.ops.llama)
-
         super().__init__()
         self.max_context = max_context
         self.layers = nn.ModuleList(DecoderLayerGraph(layer, decoder.config, max_context) for layer in decoder.layers)

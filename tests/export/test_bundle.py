@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from export import bundle as b
+from export import bundle_writer
+from export.bundle_writer import BundleWriter
 from export.errors import BundleError, one_line
 from export.manifest import MANIFEST_FILE, read_manifest
 from tests.export.test_manifest import sample_manifest, signed
@@ -35,7 +37,7 @@ def draft(**changes):
     return dataclasses.replace(manifest, **{"graphs": graphs, "files": {}, "bundle_bytes": 0, "created": "", **changes})
 
 
-def write_files(writer: b.BundleWriter) -> None:
+def write_files(writer: BundleWriter) -> None:
     for name, graph in sample_manifest().graphs.items():
         if graph.file.endswith(".mlpackage"):
             writer.path(f"{graph.file}/Manifest.json").write_text("{}")
@@ -47,7 +49,7 @@ def write_files(writer: b.BundleWriter) -> None:
 
 
 def build(out: Path, **changes):
-    with b.BundleWriter(out) as writer:
+    with BundleWriter(out) as writer:
         write_files(writer)
         return writer.commit(draft(**changes))
 
@@ -97,7 +99,7 @@ def test_a_folders_hash_is_that_of_sha256sums_listing(tmp_path):
 def test_graphs_that_share_a_file_count_once(tmp_path):
     manifest = draft()
     shared = dataclasses.replace(manifest.graphs["token_embedding"], file=manifest.graphs["decoder"].file)
-    with b.BundleWriter(tmp_path / "out") as writer:
+    with BundleWriter(tmp_path / "out") as writer:
         write_files(writer)
         writer.path("token_embedding.bin").unlink()
         manifest = writer.commit(dataclasses.replace(manifest, graphs=manifest.graphs | {"token_embedding": shared}))
@@ -110,21 +112,21 @@ def test_graphs_that_share_a_file_count_once(tmp_path):
 @pytest.mark.parametrize("parent_exists", [True, False])
 def test_an_error_leaves_nothing(tmp_path, parent_exists):
     out = tmp_path / "out" if parent_exists else tmp_path / "a" / "b" / "out"
-    with pytest.raises(ZeroDivisionError), b.BundleWriter(out) as writer:
+    with pytest.raises(ZeroDivisionError), BundleWriter(out) as writer:
         write_files(writer)
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
 
 
 def test_leaving_without_commit_leaves_nothing(tmp_path):
-    with b.BundleWriter(tmp_path / "out") as writer:
+    with BundleWriter(tmp_path / "out") as writer:
         write_files(writer)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_graph_that_was_not_written_is_named(tmp_path):
     says = "graph frame_scorer: nothing was written to frame_scorer.bin"
-    with pytest.raises(BundleError, match=says), b.BundleWriter(tmp_path / "out") as writer:
+    with pytest.raises(BundleError, match=says), BundleWriter(tmp_path / "out") as writer:
         write_files(writer)
         writer.path("frame_scorer.bin").unlink()
         writer.commit(draft())
@@ -156,12 +158,12 @@ def test_a_bundle_is_replaced_and_nothing_else_is(tmp_path):
     (tmp_path / "file").write_text("x")
     for taken in ("photos", "web app", "file", "file/below", "."):
         with pytest.raises(BundleError, match="choose another folder"):
-            b.BundleWriter(tmp_path / taken).__enter__()
+            BundleWriter(tmp_path / taken).__enter__()
     assert (tmp_path / "photos" / "one.jpg").exists()
 
 
 def test_what_came_to_the_same_place_in_the_meantime_is_not_replaced(tmp_path):
-    with pytest.raises(BundleError, match="cannot be written"), b.BundleWriter(tmp_path / "out") as writer:
+    with pytest.raises(BundleError, match="cannot be written"), BundleWriter(tmp_path / "out") as writer:
         write_files(writer)
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "one.jpg").write_text("x")
@@ -172,7 +174,7 @@ def test_what_came_to_the_same_place_in_the_meantime_is_not_replaced(tmp_path):
 def test_a_mount_point_is_refused_before_hours_of_work(tmp_path, monkeypatch):
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path)
     with pytest.raises(BundleError, match="choose another folder"):
-        b.BundleWriter(tmp_path)
+        BundleWriter(tmp_path)
     build(tmp_path / "out")
 
 
@@ -219,7 +221,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
 
 CHILD = """
 import os, signal, sys, time
-from export.bundle import BundleWriter
+from export.bundle_writer import BundleWriter
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the test runner inherited
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with BundleWriter(sys.argv[1]) as writer:
@@ -243,7 +245,7 @@ def test_kill_9_leaves_no_bundle_and_the_next_build_cleans_up(tmp_path):
     assert not out.exists()
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".bundle [1].partial-")
-    with b.BundleWriter(out):
+    with BundleWriter(out):
         assert not left.exists()
     assert not list(tmp_path.iterdir())
 
@@ -256,9 +258,9 @@ def test_a_signal_leaves_nothing(tmp_path, number):
 
 
 def test_the_work_of_a_living_build_is_not_cleaned_away(tmp_path):
-    with b.BundleWriter(tmp_path / "out") as first:
+    with BundleWriter(tmp_path / "out") as first:
         write_files(first)
-        with b.BundleWriter(tmp_path / "out"):
+        with BundleWriter(tmp_path / "out"):
             first.commit(draft())
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     foreign = tmp_path / f".out.partial-{other.pid}-0a0a0a0a"
@@ -282,21 +284,21 @@ def test_a_bundle_caught_between_the_two_renames_comes_back(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     (tmp_path / "out").rename(tmp_path / f".out.old-{dead.pid}-0a0a0a0a")
-    with b.BundleWriter(tmp_path / "out"):
+    with BundleWriter(tmp_path / "out"):
         assert b.open_bundle(tmp_path / "out")
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
 def test_a_second_ctrl_c_does_not_stop_the_clean_up(tmp_path, monkeypatch):
-    remove = b.shutil.rmtree
+    remove = shutil.rmtree
 
     def removed_by_the_impatient(path, ignore_errors):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.raise_signal(number)
         remove(path, ignore_errors)
 
-    monkeypatch.setattr(b.shutil, "rmtree", removed_by_the_impatient)
-    with pytest.raises(KeyboardInterrupt), b.BundleWriter(tmp_path / "out") as writer:
+    monkeypatch.setattr(shutil, "rmtree", removed_by_the_impatient)
+    with pytest.raises(KeyboardInterrupt), BundleWriter(tmp_path / "out") as writer:
         write_files(writer)
         signal.raise_signal(signal.SIGINT)
     assert not list(tmp_path.iterdir())
@@ -309,14 +311,14 @@ def test_signals_are_given_back(tmp_path):
     assert [signal.getsignal(number) for number in watched] == before
     mine = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
-        with b.BundleWriter(tmp_path / "out"):
-            assert signal.getsignal(signal.SIGTERM) is not b._end
+        with BundleWriter(tmp_path / "out"):
+            assert signal.getsignal(signal.SIGTERM) is not bundle_writer._end
     finally:
         signal.signal(signal.SIGTERM, mine)
 
 
 def test_a_disk_without_the_space_is_refused_up_front(tmp_path):
-    writer = b.BundleWriter(tmp_path / "not" / "there" / "yet")
+    writer = BundleWriter(tmp_path / "not" / "there" / "yet")
     writer.need_space(1)
     with pytest.raises(BundleError) as caught:
         writer.need_space(10**18)
@@ -336,13 +338,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
 
             monkeypatch.setattr(Path, "write_bytes", full)
-        with pytest.raises(BundleError) as caught, b.BundleWriter(disk / "out") as writer:
+        with pytest.raises(BundleError) as caught, BundleWriter(disk / "out") as writer:
             writer.path("decoder.bin").write_bytes(b"x" * 1_000_000)
         assert str(disk) in str(caught.value) and "no space left (" in str(caught.value) and "bytes were free)" in str(caught.value)
         assert len(one_line(caught.value)) < 300
         assert not list(disk.iterdir())
         if mounted:  # full while committing: the files fit, the manifest does not
-            with pytest.raises(BundleError, match="no space left"), b.BundleWriter(disk / "out") as writer:
+            with pytest.raises(BundleError, match="no space left"), BundleWriter(disk / "out") as writer:
                 write_files(writer)
                 writer.path("golden/padding.bin").write_bytes(b"x" * shutil.disk_usage(disk).free)
                 writer.commit(draft())
@@ -517,7 +519,7 @@ def test_paths_graphs_and_reference_stages(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"no zip", np.array([{}])])
 def test_a_reference_that_holds_no_arrays_is_refused(tmp_path, content):
-    with b.BundleWriter(tmp_path / "out") as writer:
+    with BundleWriter(tmp_path / "out") as writer:
         write_files(writer)
         if isinstance(content, bytes):
             writer.path("reference.npz").write_bytes(content)

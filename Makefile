@@ -1,0 +1,80 @@
+# Needs Python 3.11 or 3.12 and make; everything else goes into .venv. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+TWO_WORKERS := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
+CHECKPOINT := calibration/demo/checkpoint
+VIDEO := calibration/demo/sample.mp4
+BUNDLE := bundles/demo
+QUESTION := What is moving in this video?
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-full slow lint clean distclean
+
+help:
+	@echo "make demo       build a bundle of the demo checkpoint, ask it about a clip, compare it with the model, time both"
+	@echo "make test       the tests, without the slow and the full ones"
+	@echo "make test-full  the tests marked 'full', which continuous integration adds"
+	@echo "make slow       released-size tests: minutes and gigabytes each"
+	@echo "make lint       ruff"
+	@echo "make install    only make $(VENV) and install into it"
+	@echo "make clean      remove the demo bundle and caches"
+	@echo "make distclean  the same, and $(VENV)"
+	@echo "Another interpreter than python3: make install PYTHON=python3.12"
+
+install: $(STAMP)
+
+# Again only when pyproject.toml is newer than the last installation that succeeded.
+$(STAMP): pyproject.toml
+	@test -x $(PY) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
+		echo "error: $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo not there), and Python 3.11 or 3.12 is needed:" \
+			"install one and name it, for example make install PYTHON=python3.12" >&2; exit 2; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "error: $(PYTHON) cannot make virtual environments: install its venv package (Debian: apt install python3-venv)" >&2; exit 2; }
+	@echo "installing into $(VENV): a few minutes the first time"
+	@$(PIP) install -qq --editable '.[executorch,test]'
+	@touch $@
+
+demo: $(STAMP)
+	@echo "== 1 of 4: build $(BUNDLE) from $(CHECKPOINT)"
+	@$(PY) -m export.build --target executorch --out $(BUNDLE)
+	@echo
+	@echo "== 2 of 4: ask it about $(VIDEO): $(QUESTION)"
+	@echo "   The demo checkpoint's weights are random for now, so the answer is gibberish. It shows that every part runs."
+	@$(PY) -m runtime_py.chat --bundle $(BUNDLE) --video $(VIDEO) --prompt "$(QUESTION)" --max-new-tokens 32
+	@echo
+	@echo "== 3 of 4: parity. This table is what proves something: the bundle computes what the model computes, stage by stage."
+	@$(PY) -m runtime_py.parity --bundle $(BUNDLE)
+	@echo
+	@echo "== 4 of 4: time of the bundle, then of the eager model that it is compared with (eager-sequential: fp32, CPU)"
+	@$(PY) -m runtime_py.bench --bundle $(BUNDLE)
+	@$(PY) -m runtime_py.bench --checkpoint $(CHECKPOINT)
+
+test: $(STAMP)
+	@$(TWO_WORKERS) -m 'not slow and not full'
+
+# What continuous integration adds to `make test`: the tests marked `full`. There are none yet. Checks that need more than Python
+# (the demo apps' compilers, kernels on emulated Arm, a browser) get that mark when the part that they check is built.
+# pytest exits with 5 where it selects no test.
+test-full: $(STAMP)
+	@$(TWO_WORKERS) -m 'full and not slow' || { status=$$?; \
+		test $$status -eq 5 && echo "no test is marked full: make test is all there is" || exit $$status; }
+
+slow: $(STAMP)
+	@$(PY) -m pytest -m slow
+
+lint: $(STAMP)
+	@$(PIP) install -qq --editable '.[dev]'
+	@$(PY) -m ruff check .
+
+clean:
+	rm -rf $(BUNDLE) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,99 @@
+"""`python -m export.build`: turn a Mobile-VideoGPT checkpoint into a verified bundle for phones.
+
+    python -m export.build --target executorch --out bundles/demo
+    python -m export.build --target executorch --checkpoint Amshaker/Mobile-VideoGPT-0.5B --recipe int4 --out bundles/half
+    python -m export.build --target executorch --checkpoint DIR --quant video_encoder=fp32 --dry-run
+
+Without --checkpoint the demo checkpoint of the repository is built. The build ends with the parity ladder and leaves nothing
+behind if a stage is beyond its bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from export.errors import BackendError, command
+from export.quant import presets
+
+TARGETS = ("executorch", "coreml", "onnx")
+DEMO_CHECKPOINT = Path(__file__).resolve().parent.parent / "calibration" / "demo" / "checkpoint"
+MIN_CONTEXT = 256  # tokens: room for the question and the answer on top of the visual tokens
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; see design.md for the contract."""
+    parser = argparse.ArgumentParser(prog="python -m export.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", required=True, choices=TARGETS)
+    parser.add_argument("--checkpoint", metavar="PATH_OR_HUB_ID", default=str(DEMO_CHECKPOINT), help="released layout, LoRA fine-tune or hub id (default: the demo)")
+    parser.add_argument("--clip", metavar="PATH", help="CLIP weights, if the checkpoint has none or others are wanted")
+    parser.add_argument("--videomamba", metavar="PATH", help="VideoMamba weights, likewise")
+    parser.add_argument("--base", metavar="PATH", help="the Qwen2.5 base of a LoRA fine-tune")
+    parser.add_argument("--recipe", default=presets.DEFAULT, metavar="R", help=f"{', '.join(presets.PRESETS)} (default: {presets.DEFAULT})")
+    parser.add_argument("--quant", action="append", default=[], metavar="C=S", help="another scheme for one component, e.g. decoder=int8; may be repeated")
+    parser.add_argument("--kernels", choices=("stock", "fused"), default="stock", help="operators the host must have (default: stock)")
+    parser.add_argument("--delegate", choices=("xnnpack", "coreml"), default="xnnpack", help="of the executorch target (default: xnnpack)")
+    parser.add_argument("--max-context", type=int, default=4096, metavar="N", help="tokens that the cache holds (default: 4096)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="bundle folder to write (default: bundles/CHECKPOINT-TARGET-RECIPE)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be built, its size, memory and time; load no weights")
+    parser.add_argument("--no-verify", action="store_true", help="do not hold the bundle against the model; it says so, and every runtime warns")
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    backend = choose_backend(args)
+
+    from export.checkpoint import open_checkpoint
+    from export.components import COMPONENTS
+    from export.plan import plan_build, table
+
+    recipe = presets.parse(args.recipe, args.quant, list(COMPONENTS))
+    backend.check(recipe)
+    checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
+    check_context(args.max_context, checkpoint.config)
+    plan = plan_build(checkpoint, recipe, args.max_context)
+    print(f"{checkpoint.name} -> {args.target}, recipe {recipe.name}", flush=True)
+    print(table(plan), flush=True)
+    if args.dry_run:
+        return
+
+    from export.pipeline import Request, build
+
+    out = args.out or Path("bundles") / f"{Path(checkpoint.name).name}-{args.target}-{recipe.name}"
+    request = Request(checkpoint, backend, recipe, plan, args.max_context, out, verify=not args.no_verify, kernels=args.kernels)
+    manifest = build(request, report=lambda line: print(line, flush=True))
+    verified = "verified" if manifest.verified else "NOT verified"
+    print(f"{out}: {manifest.bundle_bytes / 1e6:.1f} MB, {manifest.bits_per_weight:.2f} bits per weight, {verified}")
+
+
+def choose_backend(args: argparse.Namespace):
+    """The target's backend.
+
+    Raises:
+        BackendError: the target, its kernels or its delegate are not part of this version.
+    """
+    if args.target != "executorch":
+        raise BackendError(f"--target {args.target} is not part of this version: use --target executorch")
+    if args.kernels != "stock":
+        raise BackendError("--kernels fused is not part of this version: leave it out for stock operators")
+    if args.delegate != "xnnpack":
+        raise BackendError(f"--delegate {args.delegate} is not part of this version: leave it out for xnnpack")
+    from export.backends.executorch import ExecutorchBackend
+
+    return ExecutorchBackend()
+
+
+def check_context(max_context: int, config) -> None:
+    """A cache must hold the video and a conversation, and be no longer than the model was made for."""
+    least = config.visual_tokens + MIN_CONTEXT
+    if max_context < least:
+        raise BackendError(f"--max-context {max_context}: a video takes {config.visual_tokens} tokens; give at least {least}")
+    if max_context > config.decoder.max_positions:
+        raise BackendError(f"--max-context {max_context}: this checkpoint goes up to {config.decoder.max_positions}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""From a checkpoint to a verified bundle: lower each component, read it back, prove the whole, put it in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from export.backends.base import Artifact, Backend
+from export.bundle import Bundle
+from export.bundle_writer import BundleWriter
+from export.checkpoint import Checkpoint
+from export.components import COMPONENTS, Signature
+from export.config import CHUNK_FRAMES, CHUNK_KEY_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_TOKENS_PLACEHOLDER
+from export.manifest import SCHEMA_VERSION, DecoderInterface, GraphEntry, Manifest, Preprocessing, Prompt
+from export.model import preprocess, prompt
+from export.model.frame_scorer import TIE
+from export.plan import BuildPlan, GraphPlan
+from export.quant import coverage
+from export.quant.recipe import Recipe
+
+RUNTIME_BYTES = 350_000_000  # Python, PyTorch and the runtime of a process that runs a bundle
+LICENSES = {
+    "CLIP (image_encoder)": "MIT, OpenAI",
+    "VideoMamba (video_encoder)": "Apache-2.0, OpenGVLab",
+    "Qwen2.5 (token_embedding, decoder)": "Apache-2.0, Qwen; see the checkpoint for the size at hand",
+    "Mobile-VideoGPT (projectors, fine-tuning)": "CC-BY-NC-SA-4.0 or as the checkpoint's own card says: check it before you ship",
+}
+
+Report = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Everything a build needs, checked."""
+
+    checkpoint: Checkpoint
+    backend: Backend
+    recipe: Recipe
+    plan: BuildPlan
+    max_context: int
+    out: Path
+    verify: bool
+    kernels: str = "stock"
+
+
+def build(request: Request, report: Report) -> Manifest:
+    """Write the bundle to `request.out` and return its manifest.
+
+    Raises:
+        ParityError: the bundle computes something else than the model; nothing is left behind.
+        ExportError: anything else that a user can mend; likewise.
+    """
+    with BundleWriter(request.out) as writer:
+        writer.need_space(int(1.1 * request.plan.bundle_bytes))
+        entries = {}
+        for number, graph in enumerate(request.plan.graphs, start=1):
+            started = time.perf_counter()
+            report(f"[{number}/{len(request.plan.graphs)}] {graph.name}: {graph.schemes()} ...")
+            entries[graph.name] = _build_graph(request, graph, writer)
+            size = (writer.path(entries[graph.name].file)).stat().st_size
+            report(f"[{number}/{len(request.plan.graphs)}] {graph.name}: {size / 1e6:.1f} MB in {time.perf_counter() - started:.0f} s")
+        if request.checkpoint.tokenizer_file:
+            writer.path("tokenizer.json").write_bytes(request.checkpoint.tokenizer_file.read_bytes())
+        manifest = _manifest(request, entries)
+        report("computing the reference with the eager model ...")
+        from runtime_py.parity import reference_of, verify_build  # the one way from export into the runtime
+
+        reference = reference_of(request.checkpoint)
+        np.savez(writer.path("reference.npz"), **reference.to_arrays())
+        if request.verify:
+            report("holding the bundle against the reference ...")
+            bundle = Bundle(writer.path("reference.npz").parent, manifest)
+            manifest = dataclasses.replace(manifest, parity=verify_build(bundle, reference, report), verified=True)
+        return writer.commit(manifest)
+
+
+def _build_graph(request: Request, graph: GraphPlan, writer: BundleWriter) -> GraphEntry:
+    """Lower one component to a file and describe what the file holds."""
+    component = COMPONENTS[graph.name]
+    signature = component.signature(request.checkpoint.config, request.max_context)
+    model = request.checkpoint.load(parts=component.parts)
+    twin = component.twin(model, request.max_context).eval()
+    assignments = list(graph.assignments)
+    path = writer.path(graph.name + request.backend.suffix)
+    request.backend.lower(component, twin, signature, assignments, path)
+    del model, twin
+    gc.collect()  # before the next component's weights come in
+    artifact = request.backend.read(path)
+    coverage.check(graph.name, assignments, artifact.stored)
+    return _entry(request, graph, signature, artifact, path)
+
+
+def _entry(request: Request, graph: GraphPlan, signature: Signature, artifact: Artifact, path: Path) -> GraphEntry:
+    schemes = coverage.shares(artifact.stored)
+    used = [a.scheme.name for a in graph.assignments] or ["fp32"]
+    return GraphEntry(
+        name=graph.name,
+        file=path.name,
+        sha256="",
+        bytes=0,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        dynamic_axes=signature.dynamic_axes,
+        schemes=schemes,
+        excluded={a.layer: a.reason for a in graph.assignments if a.reason},
+        activations=", ".join(sorted({request.backend.activations(scheme) for scheme in used})),
+        delegated=round(artifact.delegated, 4),
+        operators=artifact.operators,
+        peak_memory_bytes=path.stat().st_size + artifact.arena_bytes,
+        delegate=artifact.delegate,
+    )
+
+
+def _manifest(request: Request, entries: dict[str, GraphEntry]) -> Manifest:
+    """The manifest but for what only the finished folder knows."""
+    config = request.checkpoint.config
+    weights = sum(share.weights for entry in entries.values() for share in entry.schemes)
+    weight_bytes = sum(share.bytes for entry in entries.values() for share in entry.schemes)
+    arenas = [entry.peak_memory_bytes for entry in entries.values()]
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        target=request.backend.name,
+        recipe=request.recipe.name,
+        recipe_rules=request.recipe.to_json(),
+        quant_overrides=dict(request.recipe.overrides),
+        kernels=request.kernels,
+        custom_operators=(),
+        verified=False,
+        checkpoint_name=request.checkpoint.name,
+        checkpoint_fingerprint=request.checkpoint.fingerprint(),
+        model=config.to_json(),
+        graphs=entries,
+        decoder=DecoderInterface(request.backend.decoder_interface, request.max_context, {}),
+        preprocessing=Preprocessing(
+            frames=FRAMES,
+            image_size=IMAGE_SIZE,
+            image_mean=preprocess.CLIP_MEAN,
+            image_std=preprocess.CLIP_STD,
+            video_mean=preprocess.VIDEOMAMBA_MEAN,
+            video_std=preprocess.VIDEOMAMBA_STD,
+            chunk_frames=CHUNK_FRAMES,
+            key_frames_per_chunk=CHUNK_KEY_FRAMES,
+            topk=config.topk,
+            tie_tolerance=TIE,
+            image_resize="shortest side to 224 by antialiased bicubic (PIL), centre crop",
+            video_resize="squashed to 224x224 by bilinear without antialiasing (OpenCV INTER_LINEAR)",
+        ),
+        prompt=Prompt(
+            system=prompt.SYSTEM,
+            user=prompt.USER,
+            image=prompt.IMAGE_TEXT,
+            end_of_turn=prompt.END_OF_TURN,
+            assistant=prompt.ASSISTANT,
+            placeholder_id=IMAGE_TOKENS_PLACEHOLDER,
+            stop_ids=config.stop_ids,
+        ),
+        parity=(),
+        files={},
+        expected_memory_bytes=RUNTIME_BYTES + sum(arenas),
+        bits_per_weight=round(8 * weight_bytes / weights, 3),
+        bundle_bytes=0,
+        tool_versions=request.backend.versions(),
+        created="",
+        licenses=LICENSES,
+    )

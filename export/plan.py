@@ -1,0 +1,128 @@
+"""What a build will make, known from the checkpoint's headers alone: layers, schemes, file sizes, peak memory and time.
+
+Nothing is loaded: twins are made on PyTorch's meta device. The estimates' constants were measured on two x86 cores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from export.checkpoint import Checkpoint
+from export.components import COMPONENTS
+from export.model.mobile_videogpt import MobileVideoGPT
+from export.quant.apply import Assignment, assign, check_rules, quantizable_layers
+from export.quant.recipe import Recipe
+
+SCALE_BYTES = {"int8": 4, "int4": 2}  # float32 per channel, bfloat16 per group
+GRAPH_BYTES_PER_LAYER = 30_000  # what the description of one layer's operators takes, roughly
+TRACE_SECONDS = 4  # fixed cost of lowering a graph
+LAYER_SECONDS = {"image_encoder": 1.2, "video_encoder": 7.0, "decoder": 1.2}  # lowering, per layer
+SECONDS_PER_GB = 14  # quantizing, packing and writing, per GB of float32 weights
+REFERENCE_SECONDS_PER_GB = 20  # the eager model on the probe, and the bundle against it
+BASE_BYTES = 900_000_000  # Python, PyTorch and the exporter
+LOWERING_COPIES = 3.0  # of a graph's float32 weights alive at once while it is lowered
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphPlan:
+    """One graph to be."""
+
+    name: str
+    assignments: tuple[Assignment, ...]
+    parameters: int
+    layers: int
+    file_bytes: int
+    seconds: float
+    peak_bytes: int
+
+    def schemes(self) -> str:
+        """The schemes in use with their share of the graph's parameters, as text."""
+        counts: dict[str, int] = {}
+        for assignment in self.assignments:
+            counts[assignment.scheme.name] = counts.get(assignment.scheme.name, 0) + assignment.weights
+        counts["fp32"] = counts.get("fp32", 0) + self.parameters - sum(a.weights for a in self.assignments)
+        parts = sorted(((n, s) for s, n in counts.items() if n), reverse=True)
+        return ", ".join(f"{scheme} {100 * n / self.parameters:.1f} %" for n, scheme in parts) or "no weights"
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildPlan:
+    """The whole bundle to be."""
+
+    graphs: tuple[GraphPlan, ...]
+    extra_bytes: int  # reference, tokenizer
+    verify_seconds: float
+    verify_peak_bytes: int
+
+    @property
+    def bundle_bytes(self) -> int:
+        return sum(graph.file_bytes for graph in self.graphs) + self.extra_bytes
+
+    @property
+    def seconds(self) -> float:
+        return sum(graph.seconds for graph in self.graphs) + self.verify_seconds
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(*(graph.peak_bytes for graph in self.graphs), self.verify_peak_bytes)
+
+
+def plan_build(checkpoint: Checkpoint, recipe: Recipe, max_context: int) -> BuildPlan:
+    """Assign every layer its scheme and estimate what the build takes.
+
+    Raises:
+        RecipeError: a rule of the recipe matches no layer of this checkpoint.
+    """
+    twins = meta_twins(checkpoint, max_context)
+    layers = {name: quantizable_layers(twin) for name, twin in twins.items()}
+    check_rules(recipe, layers)
+    config = checkpoint.config
+    depths = {"image_encoder": config.clip.depth, "video_encoder": config.videomamba.depth, "decoder": config.decoder.layers}
+    graphs = tuple(_plan_graph(name, twin, assign(recipe, name, layers[name]), depths.get(name, 1)) for name, twin in twins.items())
+    values = 16 * config.clip.patches * config.clip.width + 2 * (config.visual_tokens + 64) * config.decoder.width + 24_000_000 // 4
+    weights = 4 * sum(graph.parameters for graph in graphs)
+    cache = 2 * 4 * config.decoder.layers * max_context * config.decoder.kv_heads * config.decoder.head_dim
+    tokenizer = checkpoint.tokenizer_file.stat().st_size if checkpoint.tokenizer_file else 0
+    return BuildPlan(
+        graphs=graphs,
+        extra_bytes=4 * values + tokenizer,
+        verify_seconds=10 + REFERENCE_SECONDS_PER_GB * weights / 1e9,
+        verify_peak_bytes=int(BASE_BYTES + 1.3 * weights + cache),
+    )
+
+
+def meta_twins(checkpoint: Checkpoint, max_context: int) -> dict[str, nn.Module]:
+    """Every component's twin without weights, in the order of the graphs."""
+    with torch.device("meta"):
+        model = MobileVideoGPT(checkpoint.config)
+        return {name: component.twin(model, max_context) for name, component in COMPONENTS.items()}
+
+
+def _plan_graph(name: str, twin: nn.Module, assignments: list[Assignment], layers: int) -> GraphPlan:
+    parameters = sum(p.numel() for p in twin.parameters())
+    size = 4 * (parameters - sum(a.weights for a in assignments))
+    for a in assignments:
+        groups = a.shape[0] * (a.shape[1] // a.scheme.group_size if a.scheme.group_size else 1)
+        size += a.weights * a.scheme.bits // 8 + groups * SCALE_BYTES.get(a.scheme.name, 0)
+    seconds = TRACE_SECONDS + LAYER_SECONDS.get(name, 0) * layers + SECONDS_PER_GB * 4 * parameters / 1e9
+    peak = int(BASE_BYTES + LOWERING_COPIES * 4 * parameters)
+    return GraphPlan(name, tuple(assignments), parameters, layers, size + GRAPH_BYTES_PER_LAYER * layers, seconds, peak)
+
+
+def table(plan: BuildPlan) -> str:
+    """The plan as text, a line per graph."""
+    lines = [f"{'graph':<16} {'parameters':>12} {'file':>10} {'time':>7}  weights"]
+    for graph in plan.graphs:
+        lines.append(
+            f"{graph.name:<16} {graph.parameters:>12,} {graph.file_bytes / 1e6:>7.1f} MB {graph.seconds:>5.0f} s  {graph.schemes()}"
+        )
+        reasons = sorted({a.reason for a in graph.assignments if a.reason})
+        for reason in reasons:
+            lines.append(f"{'':<16} {sum(a.reason == reason for a in graph.assignments)} layers: {reason}")
+    lines.append(
+        f"bundle about {plan.bundle_bytes / 1e6:,.0f} MB; the build takes about {plan.seconds:,.0f} s and {plan.peak_bytes / 1e9:.1f} GB of memory"
+    )
+    return "\n".join(lines)

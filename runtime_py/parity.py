@@ -1,0 +1,108 @@
+"""`python -m runtime_py.parity`: does a bundle compute what the model computes, stage by stage?
+
+    python -m runtime_py.parity --bundle bundles/demo
+    python -m runtime_py.parity --bundle bundles/half --checkpoint Mobile-VideoGPT-0.5B --frames frames.npy --ids ids.npy --json parity.json
+
+Without --checkpoint the reference is what the build stored in the bundle. Exit code 1 if a stage is beyond its bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from export.bundle import Bundle, open_bundle
+from export.checkpoint import Checkpoint, open_checkpoint
+from export.errors import BackendError, BundleError, ParityError, PromptError, command
+from export.manifest import Manifest, StageParity
+from export.probe import make_probe
+from export.tolerances import COARSENESS
+from runtime_py.dump import read_frames_array, read_ids_array
+from runtime_py.ladder import Reference, climb, failure, table
+from runtime_py.load import add_weight_arguments, backend_of_bundle, backend_of_checkpoint, load_tokenizer
+
+
+def graph_schemes(manifest: Manifest) -> dict[str, str]:
+    """The coarsest weight scheme that each graph's artifact really holds; fp32 for a graph without weights."""
+    schemes = {}
+    for name, graph in manifest.graphs.items():
+        held = [share.scheme for share in graph.schemes if share.scheme in COARSENESS]
+        schemes[name] = max(held, key=COARSENESS.index, default="fp32")
+    return schemes
+
+
+def reference_of(checkpoint: Checkpoint, frames: np.ndarray | None = None, ids: np.ndarray | None = None) -> Reference:
+    """The eager model's stages on the given input, or on the probe."""
+    if frames is None or ids is None:
+        encode = load_tokenizer(checkpoint.tokenizer_file, checkpoint.name)[0] if checkpoint.tokenizer_file else None
+        probe = make_probe(checkpoint.config.decoder.vocab, encode)
+        frames, ids = probe.frames if frames is None else frames, probe.ids if ids is None else ids
+    reference = Reference.compute(backend_of_checkpoint(checkpoint), frames, ids)
+    gc.collect()  # the eager model's weights go before a bundle is loaded beside them
+    return reference
+
+
+def verify_build(bundle: Bundle, reference: Reference, report: Callable[[str], None], threads: int | None = None) -> tuple[StageParity, ...]:
+    """Climb the ladder with a bundle and report it.
+
+    Raises:
+        ParityError: a stage is beyond its bound; names the first one and by how much.
+    """
+    ladder = climb(backend_of_bundle(bundle, threads), reference, bundle.manifest.target, graph_schemes(bundle.manifest))
+    report(table(ladder))
+    if why := failure(ladder):
+        raise ParityError(why)
+    return ladder
+
+
+def stored_reference(bundle: Bundle) -> Reference:
+    """The reference that the build stored."""
+    try:
+        return Reference.from_arrays(bundle.reference())
+    except KeyError as error:
+        raise BundleError(f"{bundle.folder}/reference.npz lacks {error}: build the bundle again, or give --checkpoint") from error
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m runtime_py.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="a bundle that export.build wrote")
+    parser.add_argument("--checkpoint", metavar="DIR_OR_HUB_ID", help="compute the reference anew from this checkpoint")
+    parser.add_argument("--frames", type=Path, metavar="F.npy", help="uint8 RGB frames [n, H, W, 3], with --checkpoint")
+    parser.add_argument("--ids", type=Path, metavar="I.npy", help="int64 prompt ids with the -200 placeholder, with --checkpoint")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    parser.add_argument("--verify", action="store_true", help="hash every file of the bundle again")
+    parser.add_argument("--json", type=Path, metavar="F", help="write the ladder as JSON")
+    add_weight_arguments(parser)
+    args = parser.parse_args(argv)
+    if args.checkpoint is None and (args.frames or args.ids):
+        raise PromptError("--frames and --ids need --checkpoint: the stored reference belongs to the stored input")
+    if args.threads is not None and args.threads < 1:
+        raise BackendError(f"--threads {args.threads}: give at least 1")
+    frames = read_frames_array(args.frames) if args.frames else None
+    ids = np.array(read_ids_array(args.ids)) if args.ids else None
+    bundle = open_bundle(args.bundle, verify=args.verify)
+    if args.checkpoint is None:
+        reference = stored_reference(bundle)
+    else:
+        checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
+        if checkpoint.config != bundle.manifest.config():
+            raise BundleError(f"{bundle.folder} was not built from {checkpoint.name}: their sizes differ")
+        reference = reference_of(checkpoint, frames, ids)
+    ladder = climb(backend_of_bundle(bundle, args.threads), reference, bundle.manifest.target, graph_schemes(bundle.manifest))
+    print(table(ladder))
+    if args.json:
+        args.json.write_text(json.dumps([dataclasses.asdict(rung) for rung in ladder], indent=1) + "\n")
+    if why := failure(ladder):
+        raise ParityError(f"{bundle.folder}: {why}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Seconds per graph and the process's memory, for chat and bench."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from runtime_py.backends.base import GraphBackend
+
+
+class TimedBackend:
+    """A backend that adds the seconds of each graph to `seconds`, under the graph's name; the decoder's under `decoder`.
+
+    Every call waits for its result, so that a GPU's time goes to the graph that took it.
+    """
+
+    def __init__(self, backend: GraphBackend, seconds: dict[str, float]):
+        self._backend, self._seconds = backend, seconds
+        self.config = backend.config
+        self.max_context = backend.max_context
+        backend.synchronize()
+
+    def run(self, graph: str, *inputs: Tensor) -> Tensor:
+        return self._timed(graph, lambda: self._backend.run(graph, *inputs))
+
+    def decode(self, embeds: Tensor, position: int) -> Tensor:
+        return self._timed("decoder", lambda: self._backend.decode(embeds, position))
+
+    def _timed(self, name: str, work: Callable[[], Tensor]) -> Tensor:
+        started = time.perf_counter()
+        output = work()
+        self._backend.synchronize()
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
+        return output
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has had resident, in bytes; files that are mapped and read count."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Linux's ru_maxrss also counts what the parent held when it forked this process; this line does not.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
