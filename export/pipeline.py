@@ -16,12 +16,13 @@ from export.bundle_writer import BundleWriter
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS, Signature
 from export.config import CHUNK_FRAMES, CHUNK_KEY_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_TOKENS_PLACEHOLDER
-from export.manifest import SCHEMA_VERSION, DecoderInterface, GraphEntry, Manifest, Preprocessing, Prompt
+from export.manifest import SCHEMA_VERSION, DecoderInterface, GraphEntry, Manifest, Preprocessing, Prompt, SchemeShare
 from export.model import preprocess, prompt
 from export.model.frame_scorer import TIE
 from export.plan import BuildPlan, GraphPlan
 from export.quant import coverage
-from export.quant.recipe import Recipe
+from export.quant.apply import derived_constants
+from export.quant.recipe import LINEAR, Recipe
 
 RUNTIME_BYTES = 350_000_000  # Python, PyTorch and the runtime of a process that runs a bundle
 LICENSES = {
@@ -71,7 +72,7 @@ def build(request: Request, report: Report) -> Manifest:
         from runtime_py.parity import reference_of, verify_build  # the one way from export into the runtime
 
         reference = reference_of(request.checkpoint)
-        np.savez(writer.path("reference.npz"), **reference.to_arrays())
+        np.savez_compressed(writer.path("reference.npz"), **reference.to_arrays())
         if request.verify:
             report("holding the bundle against the reference ...")
             bundle = Bundle(writer.path("reference.npz").parent, manifest)
@@ -85,19 +86,21 @@ def _build_graph(request: Request, graph: GraphPlan, writer: BundleWriter) -> Gr
     signature = component.signature(request.checkpoint.config, request.max_context)
     model = request.checkpoint.load(parts=component.parts)
     twin = component.twin(model, request.max_context).eval()
-    assignments = list(graph.assignments)
+    assignments, derived = list(graph.assignments), derived_constants(twin)
     path = writer.path(graph.name + request.backend.suffix)
     request.backend.lower(component, twin, signature, assignments, path)
     del model, twin
     gc.collect()  # before the next component's weights come in
     artifact = request.backend.read(path)
     coverage.check(graph.name, assignments, artifact.stored)
-    return _entry(request, graph, signature, artifact, path)
+    schemes = coverage.shares(coverage.without_derived(artifact.stored, derived))
+    return _entry(request, graph, signature, artifact, schemes, path)
 
 
-def _entry(request: Request, graph: GraphPlan, signature: Signature, artifact: Artifact, path: Path) -> GraphEntry:
-    schemes = coverage.shares(artifact.stored)
-    used = [a.scheme.name for a in graph.assignments] or ["fp32"]
+def _entry(
+    request: Request, graph: GraphPlan, signature: Signature, artifact: Artifact, schemes: tuple[SchemeShare, ...], path: Path
+) -> GraphEntry:
+    used = [a.scheme.name for a in graph.assignments if a.kind == LINEAR] or ["fp32"]
     return GraphEntry(
         name=graph.name,
         file=path.name,

@@ -16,6 +16,7 @@ from torch import Tensor
 from export.config import CHUNK_KEY_FRAMES
 from export.manifest import StageParity
 from export.model.preprocess import CLIP_MEAN, CLIP_STD, VIDEOMAMBA_MEAN, VIDEOMAMBA_STD, Normalize
+from export.model.prompt import split_at_visual_tokens
 from export.tolerances import Tolerance, tolerance
 from runtime_py.backends.base import GraphBackend
 from runtime_py.stages import GREEDY_STEPS, STAGES, Pixels, Stages, compute_stages
@@ -49,11 +50,18 @@ class Reference:
         arrays |= {"greedy_logit_rms": self.logit_rms.numpy(), "greedy_logit_max": self.logit_max.numpy()}
         pixels = Pixels.of(list(self.frames))
         arrays |= {"pixel_clip_uint8": pixels.clip.byte().numpy(), "pixel_video_uint8": pixels.video.byte().numpy()}
-        return arrays | {name: value.numpy() for name, value in self.stages.items() if name not in PIXELS}
+        before, after = (len(part) for part in split_at_visual_tokens(self.ids.tolist()))
+        embeds = self.stages["inputs_embeds"][0]  # [N, D], of which all but the text stands in the token stages
+        arrays["text_embeds"] = torch.cat([embeds[:before], embeds[len(embeds) - after :]]).numpy()
+        return arrays | {name: value.numpy() for name, value in self.stages.items() if name not in (*PIXELS, "inputs_embeds")}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Reference:
-        stages = {name: torch.from_numpy(arrays[name]) for name in STAGES if name not in PIXELS}
+        stages = {name: torch.from_numpy(arrays[name]) for name in STAGES if name not in (*PIXELS, "inputs_embeds")}
+        before = len(split_at_visual_tokens(arrays["ids"].tolist())[0])
+        text = torch.from_numpy(arrays["text_embeds"])
+        visual = [stages["image_tokens"].flatten(0, 1), stages["video_tokens"].flatten(0, 1)]
+        stages["inputs_embeds"] = torch.cat([text[:before], *visual, text[before:]])[None]
         stages["pixel_clip"] = Normalize(CLIP_MEAN, CLIP_STD)(torch.from_numpy(arrays["pixel_clip_uint8"]))
         stages["pixel_video"] = Normalize(VIDEOMAMBA_MEAN, VIDEOMAMBA_STD)(torch.from_numpy(arrays["pixel_video_uint8"]))
         margins, rms, largest = (torch.from_numpy(arrays[f"greedy_{name}"]) for name in ("margins", "logit_rms", "logit_max"))

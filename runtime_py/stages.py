@@ -70,8 +70,9 @@ def visual_tokens(backend: GraphBackend, pixels: Pixels, record: Record = passed
     selected = record("selected_frames", select_key_frames(scores, config.topk))  # [2, 4]
     key_frames = pixels.video.reshape(CHUNKS, CHUNK_FRAMES, *pixels.video.shape[1:])
     key_frames = torch.cat([chunk[picks] for chunk, picks in zip(key_frames, selected)])  # [8, 3, 224, 224]
-    tokens = record("videomamba_tokens", backend.run("video_encoder", key_frames[None]))  # [8, P, C]
-    record("pooled_video_features", pool_video_tokens(tokens.float(), config.videomamba.grid))  # the graph pools for itself
+    encoded = backend.run("video_encoder", key_frames[None])
+    tokens = record("videomamba_tokens", encoded)  # [8, P, C]
+    record("pooled_video_features", pool_video_tokens(encoded.float(), config.videomamba.grid))  # to look at: the graph pools itself
     image = record("image_tokens", backend.run("image_projector", features))
     video = record("video_tokens", backend.run("video_projector", tokens))
     return torch.cat([image, video])

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import logging
 import types
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from export.components.token_embedding import Int8Embedding
 from export.errors import BackendError, RecipeError
 from export.quant.apply import Assignment
 from export.quant.recipe import EMBEDDING, LINEAR, Recipe
+from export.quiet import quiet
 
 PACKAGES = ("executorch", "torch", "torchao")
 
@@ -47,8 +46,7 @@ class ExecutorchBackend:
         return {"fp32": "float32", "int8": "int8 per token, dynamic", "int4": "int8 per token, dynamic"}[scheme]
 
     def lower(self, component: Component, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # PyTorch's deprecation notes to itself; errors still come through
+        with quiet(), torch.no_grad():
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (defines torch.ops.llama)
 
             quantize(twin, assignments)
@@ -67,7 +65,6 @@ class ExecutorchBackend:
 
 def quantize(twin: nn.Module, assignments: list[Assignment]) -> None:
     """Round the assigned weights to nearest, in place: linears with torchao, the embedding table row by row."""
-    logging.getLogger("torchao").setLevel(logging.ERROR)  # it reports CUDA kernels that a CPU wheel does not carry
     from torchao.quantization import quantize_
     from torchao.quantization.granularity import PerAxis, PerGroup
     from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig

@@ -42,33 +42,43 @@ class RMSNormGraph(nn.Module):
 
 
 class MambaMixerGraph(nn.Module):
-    """[L, C] -> [L, C], the eager mixer: both directions side by side, [L, 2, ...], from the convolution to the scan."""
+    """[L, C] -> [L, C], the eager mixer with both directions side by side, [L, 2 D], from the convolution to the scan.
+
+    Slices, concatenations and reshapes of whole rows stay inside the delegate; unbinding or stacking would cut it in pieces.
+    """
 
     def __init__(self, mixer: MambaMixer, length: int):
         super().__init__()
-        self.splits = mixer.splits
+        self.rank, self.states, _ = mixer.splits
         self.in_proj, self.directions, self.out_proj = mixer.in_proj, mixer.directions, mixer.out_proj
         both = list(mixer.directions)
-        channels, kernel = both[0].conv.in_channels, both[0].conv.kernel_size[0]
-        self.conv = nn.Conv1d(2 * channels, 2 * channels, kernel, groups=2 * channels, padding=kernel - 1)
-        self.conv.weight = nn.Parameter(torch.cat([direction.conv.weight for direction in both]), requires_grad=False)
+        self.channels, self.kernel = both[0].conv.in_channels, both[0].conv.kernel_size[0]
+        self.conv = nn.Conv2d(2 * self.channels, 2 * self.channels, (self.kernel, 1), groups=2 * self.channels)
+        weight = torch.cat([direction.conv.weight for direction in both])[..., None]  # [2 D, 1, kernel, 1]
+        self.conv.weight = nn.Parameter(weight, requires_grad=False)
         self.conv.bias = nn.Parameter(torch.cat([direction.conv.bias for direction in both]), requires_grad=False)
         A = -torch.exp(torch.stack([direction.A_log for direction in both]))  # [2, D, N]
-        self.register_buffer("A", A, persistent=False)
-        self.register_buffer("D", torch.stack([direction.D for direction in both]), persistent=False)  # [2, D]
+        self.register_buffer("A", A)
+        self.register_buffer("D", torch.stack([direction.D for direction in both]))  # [2, D]
         self.register_buffer("reversed", torch.arange(length - 1, -1, -1), persistent=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        length = hidden.shape[0]
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)  # [L, D] each
-        both = torch.cat([x, x.index_select(0, self.reversed)], dim=1)  # [L, 2 D]
-        u = F.silu(self.conv(both.T[None])[0, :, :length].T)  # [L, 2 D]
-        directions = list(zip(self.directions, u.chunk(2, dim=1)))
-        projected = torch.stack([direction.x_proj(u_d) for direction, u_d in directions], dim=1)  # [L, 2, R + 2 N]
-        dt, B, C = projected.split(self.splits, dim=-1)
-        delta = softplus(torch.stack([direction.dt_proj(dt[:, i]) for i, direction in enumerate(self.directions)], dim=1))  # [L, 2, D]
-        forward, backward = selective_scan_looped(u.reshape(delta.shape), delta, self.A, B, C, self.D).unbind(1)
-        return self.out_proj((forward + backward.index_select(0, self.reversed)) * F.silu(z))
+        length, D = hidden.shape[0], self.channels
+        projected = self.in_proj(hidden)  # [L, 2 D]
+        x, z = projected[:, :D], projected[:, D:]
+        u = F.silu(self.convolve(torch.cat([x, x.index_select(0, self.reversed)], dim=1)))  # [L, 2 D]
+        maps = [direction.x_proj(u_d) for direction, u_d in zip(self.directions, (u[:, :D], u[:, D:]))]  # 2 of [L, R + 2 N]
+        delta = softplus(torch.cat([direction.dt_proj(m[:, : self.rank]) for direction, m in zip(self.directions, maps)], dim=1))
+        B = torch.cat([m[:, self.rank : self.rank + self.states] for m in maps], dim=1)  # [L, 2 N]
+        C = torch.cat([m[:, self.rank + self.states :] for m in maps], dim=1)
+        u, delta, B, C = (t.reshape(length, 2, -1) for t in (u, delta, B, C))
+        y = selective_scan_looped(u, delta, self.A, B, C, self.D).reshape(length, 2 * D)
+        return self.out_proj((y[:, :D] + y[:, D:].index_select(0, self.reversed)) * F.silu(z))
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Causal depthwise convolution along time, [L, 2 D] -> [L, 2 D]."""
+        image = F.pad(x, (0, 0, self.kernel - 1, 0)).reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2)  # [1, 2 D, L + kernel - 1, 1]
+        return self.conv(image).permute(0, 2, 3, 1).reshape(x.shape)
 
 
 class VideoEncoderGraph(nn.Module):

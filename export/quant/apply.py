@@ -42,6 +42,12 @@ def quantizable_layers(twin: nn.Module) -> list[tuple[str, str, tuple[int, int]]
     return [(name, kinds[type(m)], tuple(m.weight.shape)) for name, m in twin.named_modules() if type(m) in kinds]
 
 
+def derived_constants(twin: nn.Module) -> list[tuple[int, ...]]:
+    """Shapes of a twin's constants that are computed from sizes alone (non-persistent buffers): they count as no weights."""
+    kept = set(twin.state_dict())
+    return [tuple(buffer.shape) for name, buffer in twin.named_buffers() if name not in kept and buffer.is_floating_point()]
+
+
 def check_rules(recipe: Recipe, layers: dict[str, list[tuple[str, str, tuple[int, int]]]]) -> None:
     """Every rule that is not optional must decide at least one layer of the model (`layers` by component).
 

@@ -54,6 +54,26 @@ def check(component: str, assignments: Iterable[Assignment], stored: Iterable[St
         )
 
 
+def without_derived(stored: Iterable[StoredWeight], derived: Iterable[tuple[int, ...]]) -> list[StoredWeight]:
+    """The constants that are weights of the checkpoint: those of the `derived` shapes (rotary tables, pooling matrices) go.
+
+    A backend may store a matrix transposed or with axes of 1 added, so shapes are compared without order and without ones.
+    """
+    left = collections.Counter(_signature(shape) for shape in derived)
+    weights = []
+    for weight in stored:
+        key = _signature(weight.shape)
+        if weight.scheme == "fp32" and left[key] > 0:
+            left[key] -= 1
+        else:
+            weights.append(weight)
+    return weights
+
+
+def _signature(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(size for size in shape if size != 1))
+
+
 def shares(stored: Iterable[StoredWeight]) -> tuple[SchemeShare, ...]:
     """Weights and bytes per scheme, the scheme with most weights first."""
     weights: collections.Counter[str] = collections.Counter()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.metadata
 import importlib.util
-import os
-import sys
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from export.bundle import Bundle
 from export.errors import BackendError, BundleError
+from export.quiet import quiet
 
 INTERPRETED = "executorch_prim::"  # instructions of the runtime itself, present in every build
 
@@ -62,8 +59,9 @@ class ExecutorchBackend:
     def _load(self, graph: str) -> object:
         path = self.bundle.graph_path(graph)
         try:
-            return self._runtime.load_program(path).load_method("forward")
-        except RuntimeError as error:  # the runtime's reason is an error number; its log line went to stderr
+            with quiet():
+                return self._runtime.load_program(path).load_method("forward")
+        except RuntimeError as error:
             raise BundleError(f"{path}: ExecuTorch cannot load this graph ({error}): build the bundle again") from error
 
     def _check_operators(self) -> None:
@@ -80,25 +78,10 @@ class ExecutorchBackend:
 @functools.cache
 def _runtime() -> object:
     """The process's runtime with the stock operator libraries registered, which each may happen once only."""
-    with _quiet_stderr():
+    with quiet():
         from executorch.runtime import Runtime
 
         runtime = Runtime.get()
         import executorch.kernels.quantized  # noqa: F401  (registers quantized_decomposed::*)
         from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (registers llama::*)
     return runtime
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Hide what native code prints while it loads (processor probing, missing CUDA kernels); errors raise all the same."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)

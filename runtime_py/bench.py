@@ -1,0 +1,209 @@
+"""`python -m runtime_py.bench`: how fast each stage runs, how soon an answer begins, how fast it goes on, and in how much memory.
+
+    python -m runtime_py.bench --bundle bundles/demo
+    python -m runtime_py.bench --bundle bundles/demo --context 256 --new-tokens 64 --threads 2 --json bench.json
+    python -m runtime_py.bench --checkpoint Mobile-VideoGPT-0.5B --device cuda --dtype fp16
+
+Synthetic input: speed does not depend on what a video shows. Times are medians over --runs, after a run that does not count.
+The last line on stdout is one JSON object; progress and a table go to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from export.config import FRAMES, IMAGE_SIZE, IMAGE_TOKENS_PLACEHOLDER
+from export.errors import ExportError, PromptError, command
+from runtime_py.backends.base import GraphBackend
+from runtime_py.files import check_writable, replacing
+from runtime_py.load import ArgumentParser, add_source_arguments, open_source
+from runtime_py.sampling import Sampler
+from runtime_py.stages import Pixels, embed, prompt_embeds, visual_tokens
+from runtime_py.timing import TimedBackend, peak_rss_bytes
+
+SEED = 0
+TEXT_TOKENS = 30  # around the visual tokens, half before and half behind: a question of one sentence in its template
+NEW_TOKENS = 32
+RUNS = 3
+EMBEDDING_SCALE = 0.02  # standard deviation of synthetic embeddings, as Qwen2's own have
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoPrompt:
+    """A synthetic clip, [16, 3, 224, 224] pixels for each encoder, and a prompt around it."""
+
+    pixels: Pixels
+    ids: list[int]
+
+    @classmethod
+    def make(cls, backend: GraphBackend) -> VideoPrompt:
+        generator = torch.Generator().manual_seed(SEED)
+        shape = (FRAMES, 3, IMAGE_SIZE, IMAGE_SIZE)
+        pixels = Pixels(*(torch.rand(shape, generator=generator) * 255 for _ in range(2)))
+        text = torch.randint(backend.config.decoder.vocab, (TEXT_TOKENS,), generator=generator).tolist()
+        return cls(pixels, [*text[: TEXT_TOKENS // 2], IMAGE_TOKENS_PLACEHOLDER, *text[TEXT_TOKENS // 2 :]])
+
+    def embeds(self, backend: GraphBackend) -> Tensor:
+        """All stages before the decoder: [N, D]."""
+        return prompt_embeds(backend, self.ids, visual_tokens(backend, self.pixels))
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """Synthetic embeddings in place of a video and a prompt."""
+
+    filling: Tensor  # [N, D] on the backend's device
+
+    @classmethod
+    def make(cls, backend: GraphBackend, tokens: int) -> Context:
+        noise = torch.randn(tokens, backend.config.decoder.width, generator=torch.Generator().manual_seed(SEED))
+        return cls((noise * EMBEDDING_SCALE).to(backend.device))
+
+    def embeds(self, backend: GraphBackend) -> Tensor:
+        """Nothing to compute: [N, D]."""
+        return self.filling
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One timed pass: seconds of each stage up to the prefill, of choosing the first token, and of each step after it."""
+
+    context_tokens: int
+    stages_s: dict[str, float]
+    sampling_s: float
+    steps_s: list[float]
+
+    @property
+    def ttft_s(self) -> float:
+        return sum(self.stages_s.values()) + self.sampling_s
+
+
+def run_once(backend: GraphBackend, prompt: VideoPrompt | Context, new_tokens: int) -> Run:
+    """Prefill the prompt and take `new_tokens` greedy steps behind it; stop ids are ignored.
+
+    A step is what a token costs: its embedding, the decoder, and the choice of the next.
+    """
+    stages_s: dict[str, float] = {}
+    timed, sampler = TimedBackend(backend, stages_s), Sampler()
+    embeds = prompt.embeds(timed)
+    context_tokens = embeds.shape[0]
+    logits = timed.decode(embeds, 0)
+    stages_s["prefill"] = stages_s.pop("decoder")
+    started = time.perf_counter()
+    token = sampler(logits)
+    sampling_s = time.perf_counter() - started
+    steps_s = []
+    for position in range(context_tokens, context_tokens + new_tokens):
+        started = time.perf_counter()
+        token = sampler(backend.decode(embed(backend, [token]), position))  # its id is there only when all is computed
+        steps_s.append(time.perf_counter() - started)
+    return Run(context_tokens, stages_s, sampling_s, steps_s)
+
+
+def summarize(runs: list[Run]) -> dict[str, object]:
+    """Medians: over runs for what happens once, over all steps of all runs for decoding."""
+    stages_s = {stage: statistics.median(run.stages_s[stage] for run in runs) for stage in runs[0].stages_s}
+    sampling_s = statistics.median(run.sampling_s for run in runs)
+    context_tokens = runs[0].context_tokens
+    return {
+        "stages_s": stages_s,
+        "sampling_s": sampling_s,
+        "ttft_s": sum(stages_s.values()) + sampling_s,
+        "context_tokens": context_tokens,
+        "prefill_tok_s": context_tokens / stages_s["prefill"],
+        "decode_tok_s": statistics.median(1 / step for run in runs for step in run.steps_s),
+    }
+
+
+def table(report: Mapping) -> str:
+    """The report for a reader."""
+    rows = [(stage, seconds) for stage, seconds in report["stages_s"].items()]
+    rows += [("sampling", report["sampling_s"]), ("first token", report["ttft_s"])]
+    lines = [f"{name:<16}{seconds:>9.4f} s {seconds / report['ttft_s']:>6.1%}" for name, seconds in rows]
+    lines.append(f"{'prefill':<16}{report['prefill_tok_s']:>9.1f} tokens/s, {report['context_tokens']} tokens")
+    lines.append(f"{'decode':<16}{report['decode_tok_s']:>9.1f} tokens/s behind them")
+    lines.append(f"{'peak memory':<16}{report['peak_rss_bytes'] / 1e6:>9.1f} MB")
+    return "\n".join([f"{report['backend']} on {report['device']}", *lines])
+
+
+def bench(backend: GraphBackend, context: int | None, new_tokens: int, runs: int) -> dict[str, object]:
+    """Warm up, time `runs` passes, and summarize them.
+
+    Raises:
+        PromptError: the prompt and the new tokens do not fit the context.
+    """
+    tokens = TEXT_TOKENS + backend.config.visual_tokens if context is None else context
+    if tokens + new_tokens > backend.max_context:
+        what = f"a video's {tokens} tokens" if context is None else f"--context {context}"
+        remedy = "build with a larger --max-context" if context is None else "give fewer"
+        raise PromptError(f"{what} and --new-tokens {new_tokens} do not fit the context of {backend.max_context} tokens: {remedy}")
+    prompt = VideoPrompt.make(backend) if context is None else Context.make(backend, context)
+    if backend.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    timed = []
+    for number in range(runs + 1):
+        run = run_once(backend, prompt, new_tokens)
+        name = f"run {number} of {runs}" if number else "warm-up"
+        rate = 1 / statistics.median(run.steps_s)
+        print(f"{name}: first token after {run.ttft_s:.3f} s, then {rate:.1f} tokens/s", file=sys.stderr, flush=True)
+        timed.append(run)
+    return summarize(timed[1:])
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="python -m runtime_py.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_source_arguments(parser)
+    parser.add_argument("--context", type=int, metavar="N", help="prefill N synthetic embeddings, no video (default: a video and a prompt)")
+    parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, metavar="N", help="greedy steps that are timed (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=RUNS, metavar="N", help="timed runs after the warm-up (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="F", help="write the JSON object to this file too")
+    args = parser.parse_args(argv)
+    for name in ("context", "new_tokens", "runs"):
+        count = getattr(args, name)
+        if count is not None and count < 1:
+            raise ExportError(f"--{name.replace('_', '-')} {count}: give at least 1")
+    if args.json is not None:
+        check_writable(args.json)
+    started = time.perf_counter()
+    backend, _ = open_source(args)
+    load_s = time.perf_counter() - started
+    report = {
+        "backend": backend.name,
+        "device": backend.device,
+        "dtype": args.dtype if args.bundle is None else None,  # a bundle's is its recipe's
+        "source": str(args.bundle or args.checkpoint),
+        **bench(backend, args.context, args.new_tokens, args.runs),
+        "new_tokens": args.new_tokens,
+        "runs": args.runs,
+        "threads": args.threads or (torch.get_num_threads() if args.bundle is None else os.cpu_count()),
+        "load_s": load_s,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "bundle_bytes": backend.bundle_bytes(),
+        "versions": backend.versions() | {"python": platform.python_version()},
+    }
+    if backend.device == "cuda":
+        report["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
+        report["gpu"] = torch.cuda.get_device_name()
+    print(table(report), file=sys.stderr)
+    line = json.dumps(report, allow_nan=False)
+    if args.json is not None:
+        with replacing(args.json) as file:
+            file.write((line + "\n").encode())
+    print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

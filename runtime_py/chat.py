@@ -1,0 +1,206 @@
+"""`python -m runtime_py.chat`: questions about a video.
+
+    python -m runtime_py.chat --bundle bundles/demo --video holiday.mp4 --prompt "What happens here?"
+    python -m runtime_py.chat --bundle bundles/demo --video holiday.mp4 --start 12 --end 30
+    python -m runtime_py.chat --checkpoint Mobile-VideoGPT-0.5B --video holiday.mp4 --temperature 0.7 --top-p 0.9 --seed 1
+
+Without --prompt it is a conversation: one question per line, /exit or the end of the input ends it, Ctrl-C ends an answer.
+Answers go to stdout as they come; after each, its times and the peak memory go to stderr in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import math
+import sys
+import time
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from export.errors import PromptError, VideoError, command, one_line
+from runtime_py.load import ArgumentParser, add_source_arguments, find_source, load_tokenizer
+from runtime_py.sampling import Sampler
+from runtime_py.session import MAX_NEW_TOKENS, Session
+from runtime_py.streaming import TextStream
+from runtime_py.timing import peak_rss_bytes
+from runtime_py.video import VideoFrames, read_frames
+
+EXIT_COMMAND = "/exit"
+
+
+@dataclasses.dataclass
+class Speed:
+    """Seconds of one answer: until its first token, and of the decoding steps after it."""
+
+    first_token_s: float | None = None
+    tokens: int = 0
+    steps_s: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count a token that took so long."""
+        if self.first_token_s is None:
+            self.first_token_s = seconds
+        else:
+            self.steps_s += seconds
+        self.tokens += 1
+
+    def line(self, video_s: dict[str, float], note: str = "") -> str:
+        """The report. `video_s`: seconds per stage of the video's encoding, empty where it was paid before."""
+        parts = [f"{self.tokens} tokens" + (f" ({note})" if note else "")]
+        if self.first_token_s is not None:
+            split = ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in (video_s | {"prefill": self.first_token_s}).items())
+            waited_s = sum(video_s.values()) + self.first_token_s
+            parts.insert(0, f"first token after {waited_s:.3f} s" + (f" ({split})" if video_s else ""))
+        if self.steps_s:
+            parts.append(f"{(self.tokens - 1) / self.steps_s:.1f} tokens/s")
+        return "; ".join([*parts, f"peak memory {peak_rss_bytes() / 1e6:.0f} MB"])
+
+
+class Chat:
+    """A session whose answers go to stdout, with a report on stderr after each."""
+
+    def __init__(self, session: Session, tokenizer: Tokenizer, sampler: Sampler, max_new_tokens: int):
+        self.session = session
+        self.tokenizer = tokenizer
+        self.sampler = sampler
+        self.max_new_tokens = max_new_tokens
+        self._video_s: dict[str, float] = {}  # reported with the first answer
+
+    def watch(self, video: VideoFrames, read_s: float) -> None:
+        """Encode the video, and say which frames are its key frames."""
+        picked = self.session.watch(video.frames)
+        spent = self.session.stages_s
+        projectors_s = spent["image_projector"] + spent["video_projector"]
+        stages = ("preprocess", "image_encoder", "frame_scorer", "video_encoder")
+        self._video_s = {"read": read_s} | {stage: spent[stage] for stage in stages} | {"projectors": projectors_s}
+        print(key_frames_line(video, picked), file=sys.stderr, flush=True)
+
+    def answer(self, question: str) -> None:
+        """Print one answer.
+
+        Raises:
+            PromptError: the question does not fit the context, or the answer was cut where the context ended.
+            KeyboardInterrupt: Ctrl-C, with the line and the report finished; what was answered stays in the conversation.
+        """
+        speed, text = Speed(), TextStream(self.tokenizer)
+        asked = time.perf_counter()
+        ids = self.session.ask(question, self.sampler, self.max_new_tokens)
+        try:
+            while (token := next(ids, None)) is not None:
+                speed.add(time.perf_counter() - asked)
+                _show(text.step(token))
+                asked = time.perf_counter()
+        except KeyboardInterrupt:
+            if speed.tokens:
+                self._finish(text, speed, "interrupted")
+            raise
+        self._finish(text, speed, f"cut at --max-new-tokens {self.max_new_tokens}" if speed.tokens == self.max_new_tokens else "")
+        if self.session.full:
+            context = self.session.backend.max_context
+            raise PromptError(f"the context of {context} tokens is full, so this answer was cut: start a new conversation")
+
+    def _finish(self, text: TextStream, speed: Speed, note: str) -> None:
+        """End the answer's line and report on it."""
+        _show(text.flush() + "\n")
+        print(speed.line(self._video_s, note), file=sys.stderr, flush=True)
+        self._video_s = {}
+
+    def converse(self) -> None:
+        """Answer each line of stdin until it ends. What a question asks too much costs that question only."""
+        terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        if terminal:
+            with contextlib.suppress(ImportError):  # not on Windows
+                import readline  # noqa: F401  (gives `input` its line editing)
+        while True:
+            try:
+                question = input("> " if terminal else "").strip()
+            except EOFError:
+                return
+            if question == EXIT_COMMAND:
+                return
+            if not question:
+                continue
+            try:
+                self.answer(question)
+            except PromptError as error:
+                print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+            except KeyboardInterrupt:
+                continue
+
+
+def key_frames_line(video: VideoFrames, picked: list[int]) -> str:
+    """Which of the sampled frames the video encoder sees, by number and time; a short clip's may be padding."""
+    shown = [f"{video.indices[i]} ({video.times_s[i]:.2f} s)" for i in picked if i < len(video.frames)]
+    padding = len(picked) - len(shown)
+    return f"key frames of {video.total}: " + ", ".join(shown + ([f"{padding} of padding"] if padding else []))
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    for name in ("start", "end"):
+        seconds = getattr(args, name)
+        if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+            raise VideoError(f"--{name} {seconds}: give seconds from 0 on")
+    if args.max_new_tokens < 1:
+        raise PromptError(f"--max-new-tokens {args.max_new_tokens}: give at least 1")
+    if args.prompt is not None and not args.prompt.strip():
+        raise PromptError("--prompt is empty: ask a question, or leave --prompt out for a conversation")
+
+
+def _accept_any_text() -> None:
+    """Let no character that a terminal cannot show, and no byte that is not UTF-8, end a conversation."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _valid(text: str) -> str:
+    """A command line's text with the bytes that are not UTF-8 replaced."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="python -m runtime_py.chat", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_source_arguments(parser)
+    parser.add_argument("--video", type=Path, required=True, metavar="FILE", help="any format that ffmpeg reads")
+    parser.add_argument("--start", type=float, metavar="S", help="watch from this second on (default: the beginning)")
+    parser.add_argument("--end", type=float, metavar="S", help="and up to this one (default: the end)")
+    parser.add_argument("--prompt", metavar="TEXT", help="ask this and end (default: a conversation on stdin)")
+    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, metavar="N", help="longest answer (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 takes the best token always (default: 0)")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="above temperature 0: draw from the best tokens of this mass")
+    parser.add_argument("--seed", type=int, metavar="N", help="above temperature 0: repeatable draws")
+    args = parser.parse_args(argv)
+    _check_arguments(args)
+    sampler = Sampler(args.temperature, args.top_p, args.seed)
+    _accept_any_text()
+    load, tokenizer_file = find_source(args)
+    encode, tokenizer = load_tokenizer(tokenizer_file, args.bundle or args.checkpoint)
+    started = time.perf_counter()
+    video = read_frames(args.video, args.start, args.end)
+    read_s = time.perf_counter() - started
+    for warning in video.warnings:
+        print(f"warning: {' '.join(warning.split())}", file=sys.stderr)
+    session = Session(load(), encode)
+    chat = Chat(session, tokenizer, sampler, args.max_new_tokens)
+    if args.prompt is None:
+        chat.watch(video, read_s)
+        chat.converse()
+        return
+    prompt = _valid(args.prompt)
+    session.prompt_ids(prompt)  # too long a question must not cost the encoding of the video first
+    chat.watch(video, read_s)
+    chat.answer(prompt)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""A conversation over the decoder's cache must be what one prefill of all of it would be, however its answers ended."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.checkpoint import open_checkpoint
+from export.errors import BundleError, PromptError
+from export.model.prompt import first_turn, next_turn, tokenize
+from runtime_py.backends.eager import EagerBackend
+from runtime_py.load import load_tokenizer
+from runtime_py.session import Session
+from runtime_py.stages import compute_stages, Pixels
+
+DEMO = Path(__file__).parents[2] / "calibration" / "demo" / "checkpoint"
+FRAMES = list(np.random.default_rng(0).integers(0, 256, (16, 60, 80, 3), dtype=np.uint8))
+FIRST = [10, 11, 12, *[-200] * 16, 13, 14]
+SECOND = [20, 21, 22, 23]
+THIRD = [30, 31]
+
+
+class Spy:
+    """A backend that notes what is asked of it, computes the pictures' graphs once, and can be made to fail."""
+
+    def __init__(self, backend: EagerBackend):
+        self.backend, self.config, self.max_context = backend, backend.config, backend.max_context
+        self.decoded: list[int] = []  # tokens of each decoder call
+        self.logits: list[torch.Tensor] = []
+        self.ran: list[str] = []
+        self.fail_at = -1  # decoder call
+        self._kept: dict[str, torch.Tensor] = {}
+
+    def run(self, graph, *inputs):
+        self.ran.append(graph)
+        if graph == "token_embedding":
+            return self.backend.run(graph, *inputs)
+        if graph not in self._kept:
+            self._kept[graph] = self.backend.run(graph, *inputs)
+        return self._kept[graph]
+
+    def decode(self, embeds, position):
+        self.decoded.append(embeds.shape[0])
+        if len(self.decoded) - 1 == self.fail_at:
+            self.backend.decode(embeds, position)  # the cache is written, and then the interrupt arrives
+            raise KeyboardInterrupt
+        self.logits.append(self.backend.decode(embeds, position).clone())
+        return self.logits[-1]
+
+    def synchronize(self):
+        self.backend.synchronize()
+
+    def forget(self):
+        self.decoded.clear(), self.logits.clear(), self.ran.clear()
+        self.fail_at, self.max_context = -1, self.backend.max_context
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return open_checkpoint(DEMO)
+
+
+@pytest.fixture(scope="module")
+def shared_spy(checkpoint):
+    return Spy(EagerBackend(checkpoint))
+
+
+@pytest.fixture
+def spy(shared_spy):
+    shared_spy.forget()
+    return shared_spy
+
+
+@pytest.fixture
+def session(spy):
+    session = Session(spy)
+    session.watch(FRAMES)
+    return session
+
+
+def says(*ids):
+    """A sampler that answers these ids, whatever the logits."""
+    script = iter(ids)
+    return lambda logits: next(script)
+
+
+def interrupted(*ids):
+    """The same, and then Ctrl-C falls into the choice of a token."""
+
+    def choose(logits, script=iter(ids)):
+        for token in script:
+            return token
+        raise KeyboardInterrupt
+
+    return choose
+
+
+def stop(session):
+    return min(session.stop_ids)
+
+
+def answer(session, ids, sampler=None, take=None, **options):
+    """The answer's ids, at most `take` of them, in the way that chat leaves an answer: by exhausting or dropping the iterator."""
+    said = []
+    with contextlib.suppress(KeyboardInterrupt):
+        for token in session.answer(ids, sampler, **options):
+            said.append(token)
+            if len(said) == take:
+                break
+    return said
+
+
+ENDINGS = {
+    "stop": (lambda s: answer(s, FIRST, says(50, 51, 52, stop(s))), 3, 0),
+    "stop at once": (lambda s: answer(s, FIRST, says(stop(s))), 0, 0),
+    "limit": (lambda s: answer(s, FIRST, says(50, 51, 52), max_new_tokens=3), 3, 1),
+    "dropped": (lambda s: answer(s, FIRST, says(50, 51, 52, 53), take=3), 3, 1),
+    "interrupted in sampling": (lambda s: answer(s, FIRST, interrupted(50, 51, 52)), 3, 1),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_later_turn_equals_one_prefill_of_the_whole_conversation(session, spy, ending):
+    begin, length, unfed = ENDINGS[ending]
+    said = begin(session)
+    assert said == [50, 51, 52][:length]
+    answer(session, SECOND, says(60, 61, stop(session)))
+    spy.forget()
+    third = answer(session, THIRD, max_new_tokens=5)
+    in_turns = list(spy.logits)
+    assert spy.decoded[0] == len(THIRD)  # its own tokens only
+
+    spy.forget()
+    fresh = Session(spy)
+    fresh.watch(FRAMES)
+    whole = answer(fresh, [*FIRST, *said, *SECOND, 60, 61, *THIRD], max_new_tokens=5)
+    assert whole == third
+    assert spy.decoded[0] == spy.config.visual_tokens + 5 + length + len(SECOND) + 2 + len(THIRD)
+    assert len(in_turns) == len(spy.logits) == len(third) + (len(third) < 5)
+    for step, (turns, once) in enumerate(zip(in_turns, spy.logits)):
+        torch.testing.assert_close(turns, once, atol=1e-4, rtol=1e-4, msg=lambda text: f"step {step}: {text}")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_second_question_prefills_only_its_own_tokens(session, spy, ending):
+    begin, _, unfed = ENDINGS[ending]
+    begin(session)
+    before = session.position
+    spy.forget()
+    answer(session, SECOND, says(60, 61, stop(session)))
+    assert spy.decoded == [unfed + len(SECOND), 1, 1]
+    assert set(spy.ran) == {"token_embedding"}
+    assert session.position == before + sum(spy.decoded)
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+@pytest.mark.parametrize("call", [0, 2])  # the prefill, a later step
+def test_an_interrupt_inside_the_decoder_loses_nothing_that_was_said(session, spy, turn, call):
+    earlier = [] if turn == "first" else [*FIRST, *answer(session, FIRST, says(50, stop(session)))]
+    spy.decoded.clear()
+    spy.fail_at = call
+    question = SECOND if earlier else FIRST
+    said = answer(session, question, says(70, 71, 72, 73))
+    assert said == [70, 71][:call]
+    spy.forget()
+    asked = [*question, *said] if said else []  # a question whose answer never began is not part of it
+    then = SECOND if earlier or asked else FIRST
+    resumed = answer(session, then, max_new_tokens=3)
+    in_turns = list(spy.logits)
+
+    spy.forget()
+    fresh = Session(spy)
+    fresh.watch(FRAMES)
+    assert answer(fresh, [*earlier, *asked, *then], max_new_tokens=3) == resumed
+    for turns, once in zip(in_turns, spy.logits, strict=True):
+        torch.testing.assert_close(turns, once, atol=1e-4, rtol=1e-4)
+
+
+def test_every_stop_id_ends_an_answer_and_is_not_part_of_it(session):
+    assert len(session.stop_ids) >= 2
+    questions = iter([FIRST, SECOND, THIRD])
+    for end in sorted(session.stop_ids):
+        assert answer(session, next(questions), says(80, 81, end, 82)) == [80, 81]
+
+
+def test_the_answer_ends_where_the_context_is_full(session, spy):
+    spy.max_context = spy.config.visual_tokens + 5 + 6  # the video, the question, and room for six
+    assert answer(session, FIRST, says(*range(50, 90))) == [50, 51, 52, 53, 54, 55]
+    assert session.full
+    held = session.position
+    spy.forget()
+    spy.max_context = held + 1
+    with pytest.raises(PromptError, match="context"):
+        session.answer(SECOND)
+    assert session.position == held and not spy.ran and not spy.decoded
+    spy.max_context = held + 20  # nothing was lost: with room the conversation goes on
+    assert answer(session, SECOND, says(60, stop(session))) == [60]
+    assert spy.decoded == [1 + len(SECOND), 1]
+
+
+def test_a_question_that_does_not_fit_costs_nothing(session, spy):
+    spy.max_context = spy.config.visual_tokens + 5
+    spy.ran.clear()
+    with pytest.raises(PromptError, match="context"):
+        session.answer(FIRST)
+    assert not spy.ran and not spy.decoded
+    spy.max_context += 1
+    assert answer(session, FIRST, says(50, 51)) == [50]  # room for one token, and one is given
+
+
+def test_a_model_that_breaks_down_leaves_the_conversation_as_it_was(session):
+    answer(session, FIRST, says(50, 51), max_new_tokens=2)
+    held = session.position
+
+    def broken(logits):
+        raise BundleError("not finite")
+
+    with pytest.raises(BundleError):
+        list(session.answer(SECOND, broken))
+    assert session.position == held
+
+
+def test_key_frames_are_those_of_the_stages(session, spy):
+    stages = compute_stages(spy, Pixels.of(FRAMES), FIRST, steps=1)
+    selected = stages.values["selected_frames"]  # within chunks of 8
+    assert session.watch(FRAMES) == [*selected[0].tolist(), *(selected[1] + 8).tolist()]
+    graphs = {"image_encoder", "frame_scorer", "video_encoder", "image_projector", "video_projector"}
+    assert session.stages_s.keys() == graphs | {"preprocess"}
+    assert all(seconds > 0 for seconds in session.stages_s.values())
+
+
+def test_watching_again_begins_anew(session, spy):
+    begun = answer(session, FIRST, max_new_tokens=2)
+    answer(session, SECOND, says(60), max_new_tokens=1)
+    session.watch(FRAMES)
+    assert session.position == 0 and not session.full
+    spy.forget()
+    assert answer(session, FIRST, max_new_tokens=2) == begun
+    assert spy.decoded[0] == spy.config.visual_tokens + 5
+
+
+def test_words_are_asked_in_the_release_template(checkpoint, spy):
+    encode, _ = load_tokenizer(checkpoint.tokenizer_file, DEMO)
+    session = Session(spy, encode)
+    session.watch(FRAMES)
+    list(session.ask("What moves?", says(50, 51), max_new_tokens=2))
+    list(session.ask("Where to?", says(60), max_new_tokens=1))
+    first = [token for token in tokenize(first_turn("What moves?"), encode) if token >= 0]
+    second = tokenize(next_turn("Where to?"), encode)
+    assert spy.decoded == [len(first) + spy.config.visual_tokens, 1, 1 + len(second)]
+    assert session.prompt_ids("And then?") == tokenize(next_turn("And then?"), encode)
+    with pytest.raises(PromptError, match="context"):
+        session.prompt_ids("word " * 4096)
+
+
+def test_a_session_asked_out_of_order_says_so(spy):
+    with pytest.raises(ValueError, match="watch"):
+        Session(spy).answer(FIRST)
+    with pytest.raises(ValueError, match="tokenizer"):
+        Session(spy).ask("What moves?")
