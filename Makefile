@@ -48,7 +48,7 @@ demo: $(STAMP)
 	@echo "   The demo checkpoint's weights are random for now, so the answer is gibberish. It shows that every part runs."
 	@$(PY) -m runtime_py.chat --bundle $(BUNDLE) --video $(VIDEO) --prompt "$(QUESTION)" --max-new-tokens 32
 	@echo
-	@echo "== 3 of 4: parity. This table is what proves something: the bundle computes what the model computes, stage by stage."
+	@echo "== 3 of 4: parity. This table is what proves something: how far each stage of the bundle is from the model's, and its bound"
 	@$(PY) -m runtime_py.parity --bundle $(BUNDLE)
 	@echo
 	@echo "== 4 of 4: time of the bundle, then of the eager model that it is compared with (eager-sequential: fp32, CPU)"
