@@ -6,18 +6,21 @@ Nothing is loaded: twins are made on PyTorch's meta device. The estimates' const
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import nn
 
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS
+from export.components.decoder import CachedAttention
 from export.model.mobile_videogpt import MobileVideoGPT
-from export.quant.apply import Assignment, assign, check_rules, quantizable_layers
+from export.quant.apply import Assignment, assign, check_rules, derived_constants, quantizable_layers
 from export.quant.recipe import Recipe
 
 SCALE_BYTES = {"int8": 4, "int4": 2}  # float32 per channel, bfloat16 per group
-GRAPH_BYTES_PER_LAYER = 30_000  # what the description of one layer's operators takes, roughly
+GRAPH_BYTES = 4_000  # a graph's description without its layers
+GRAPH_BYTES_PER_LAYER = {"image_encoder": 8_000, "video_encoder": 26_000, "decoder": 16_000}  # and what the description of each adds
 TRACE_SECONDS = 4  # fixed cost of lowering a graph
 LAYER_SECONDS = {"image_encoder": 1.2, "video_encoder": 7.0, "decoder": 1.2}  # lowering, per layer
 SECONDS_PER_GB = 14  # quantizing, packing and writing, per GB of float32 weights
@@ -107,9 +110,12 @@ def _plan_graph(name: str, twin: nn.Module, assignments: list[Assignment], layer
     for a in assignments:
         groups = a.shape[0] * (a.shape[1] // a.scheme.group_size if a.scheme.group_size else 1)
         size += a.weights * a.scheme.bits // 8 + groups * SCALE_BYTES.get(a.scheme.name, 0)
+    caches = sum(m.keys.numel() + m.values.numel() for m in twin.modules() if isinstance(m, CachedAttention))
+    size += 4 * (sum(math.prod(shape) for shape in derived_constants(twin)) - caches)  # tables are in the file, empty caches are not
+    size += GRAPH_BYTES + GRAPH_BYTES_PER_LAYER.get(name, 0) * layers
     seconds = TRACE_SECONDS + LAYER_SECONDS.get(name, 0) * layers + SECONDS_PER_GB * 4 * parameters / 1e9
     peak = int(BASE_BYTES + LOWERING_COPIES * 4 * parameters)
-    return GraphPlan(name, tuple(assignments), parameters, layers, size + GRAPH_BYTES_PER_LAYER * layers, seconds, peak)
+    return GraphPlan(name, tuple(assignments), parameters, layers, size, seconds, peak)
 
 
 def table(plan: BuildPlan) -> str:

@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m runtime_py.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_source_arguments(parser)
     parser.add_argument("--context", type=int, metavar="N", help="prefill N synthetic embeddings, no video (default: a video and a prompt)")
-    parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, metavar="N", help="greedy steps that are timed (default: %(default)s)")
+    parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, metavar="N", help="timed greedy steps (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=RUNS, metavar="N", help="timed runs after the warm-up (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="F", help="write the JSON object to this file too")
     args = parser.parse_args(argv)

@@ -37,7 +37,9 @@ def read_frames_array(path: Path) -> np.ndarray:
     """uint8 RGB frames [n, H, W, 3], 1 <= n <= 16."""
     frames = read_array(path, VideoError)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not 1 <= frames.shape[0] <= FRAMES or 0 in frames.shape:
-        raise VideoError(f"{path} holds {frames.dtype} {list(frames.shape)}: frames are uint8 RGB [n, height, width, 3] with 1 to {FRAMES} frames")
+        raise VideoError(
+            f"{path} holds {frames.dtype} {list(frames.shape)}: frames are uint8 RGB [n, height, width, 3] with 1 to {FRAMES} frames"
+        )
     return frames
 
 

@@ -1,7 +1,8 @@
 """The parity ladder: each stage of a bundle against the reference's, on its own and chained.
 
-Selected frames must be equal unless the reference's margin is under the measured score error; greedy steps must give the
-reference's id unless its two best logits lie within the tolerance. Whatever was excused is said in the stage's note.
+Selected frames must be equal unless the reference's margin is under the measured score error. A greedy step must give the
+reference's id, unless its two best logits lie within the tolerance, and logits within the last_logits bound; so must the same
+tokens fed at once behind the prompt. Whatever was excused is said in the stage's note.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from runtime_py.backends.base import GraphBackend
 from runtime_py.stages import GREEDY_STEPS, STAGES, Pixels, Stages, compute_stages
 
 PIXELS = ("pixel_clip", "pixel_video")
+SAMPLED_LOGITS = 4096  # of each greedy step, evenly spaced over the vocabulary: a bundle keeps those, not 24 whole rows
 LOGIT_DEVIATIONS = 4  # a difference of two logits, each off by a normal error, is within 4 of its deviations but once in 16,000
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The reference's input and stages. `margins` [steps] is best minus second-best logit, `spread` the logits' rms and largest."""
+    """The reference's input and stages, and of its greedy steps: best minus second-best logit, the logits' rms and largest magnitude,
+    and a sample of the logits themselves (of the tokens fed at once as well)."""
 
     frames: np.ndarray
     ids: np.ndarray
@@ -35,19 +38,22 @@ class Reference:
     margins: Tensor
     logit_rms: Tensor  # [steps]
     logit_max: Tensor  # [steps]
+    logits: Tensor  # [steps + 1, at most SAMPLED_LOGITS]
 
     @classmethod
     def compute(cls, backend: GraphBackend, frames: np.ndarray, ids: np.ndarray, steps: int = GREEDY_STEPS) -> Reference:
         """Run the eager model on uint8 frames [n, H, W, 3] and prompt ids."""
         result = compute_stages(backend, Pixels.of(list(frames)), ids.tolist(), steps)
-        logits = torch.stack(result.step_logits)  # [steps, V]
+        logits = torch.stack(result.step_logits[:steps])  # [steps, V]
         best = logits.topk(2, dim=-1).values
-        return cls(frames, ids, result.values, best[:, 0] - best[:, 1], logits.pow(2).mean(-1).sqrt(), logits.abs().amax(-1))
+        spread = (best[:, 0] - best[:, 1], logits.pow(2).mean(-1).sqrt(), logits.abs().amax(-1))
+        return cls(frames, ids, result.values, *spread, _sample(result.step_logits))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """As a bundle stores it. Pixels are kept as the 8-bit images that they were before normalisation."""
         arrays = {"frames": self.frames, "ids": self.ids, "greedy_margins": self.margins.numpy()}
         arrays |= {"greedy_logit_rms": self.logit_rms.numpy(), "greedy_logit_max": self.logit_max.numpy()}
+        arrays |= {"greedy_logits": self.logits.numpy()}
         pixels = Pixels.of(list(self.frames))
         arrays |= {"pixel_clip_uint8": pixels.clip.byte().numpy(), "pixel_video_uint8": pixels.video.byte().numpy()}
         before, after = (len(part) for part in split_at_visual_tokens(self.ids.tolist()))
@@ -64,8 +70,8 @@ class Reference:
         stages["inputs_embeds"] = torch.cat([text[:before], *visual, text[before:]])[None]
         stages["pixel_clip"] = Normalize(CLIP_MEAN, CLIP_STD)(torch.from_numpy(arrays["pixel_clip_uint8"]))
         stages["pixel_video"] = Normalize(VIDEOMAMBA_MEAN, VIDEOMAMBA_STD)(torch.from_numpy(arrays["pixel_video_uint8"]))
-        margins, rms, largest = (torch.from_numpy(arrays[f"greedy_{name}"]) for name in ("margins", "logit_rms", "logit_max"))
-        return cls(arrays["frames"], arrays["ids"], stages, margins, rms, largest)
+        greedy = (torch.from_numpy(arrays[f"greedy_{name}"]) for name in ("margins", "logit_rms", "logit_max", "logits"))
+        return cls(arrays["frames"], arrays["ids"], stages, *greedy)
 
 
 def climb(backend: GraphBackend, reference: Reference, target: str, schemes: Mapping[str, str]) -> tuple[StageParity, ...]:
@@ -133,15 +139,25 @@ def _selection_errors(stages: Stages, reference: Reference) -> tuple[float, int]
     return float(wrong), excused
 
 
+def _sample(step_logits: list[Tensor]) -> Tensor:
+    """At most SAMPLED_LOGITS of each step's logits [V], the same places of every step."""
+    vocabulary = step_logits[0].shape[0]
+    places = torch.linspace(0, vocabulary - 1, min(vocabulary, SAMPLED_LOGITS)).long()
+    return torch.stack([logits[places] for logits in step_logits])
+
+
 def _greedy_errors(stages: Stages, reference: Reference, bounds: Tolerance, bound: float) -> tuple[float, int]:
-    """(steps whose id differs although the reference was not near a tie, steps that differ near one)."""
+    """(steps whose id differs although the reference was not near a tie, or whose logits leave the bound; steps that differ near one)."""
     if bounds.metric == "max":
         slack = 2 * bound * reference.logit_max
     else:
         slack = LOGIT_DEVIATIONS * bound * reference.logit_rms
     differs = stages.values["greedy_ids"] != reference.stages["greedy_ids"]
     tied = reference.margins <= slack
-    return float((differs & ~tied).sum()), int((differs & tied).sum())
+    logits = _sample(stages.step_logits)
+    off = torch.tensor([_error(row, truth, bounds.metric) > bound for row, truth in zip(logits, reference.logits)])  # [steps + 1]
+    wrong = torch.cat([(differs & ~tied), torch.tensor([False])]) | off
+    return float(wrong.sum()), int((differs & tied).sum())
 
 
 def table(ladder: Sequence[StageParity]) -> str:

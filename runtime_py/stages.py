@@ -108,7 +108,11 @@ def check_fits(backend: GraphBackend, position: int, new: int) -> None:
 
 @dataclasses.dataclass
 class Stages:
-    """Every stage as float32 (ids: int64) on the CPU, in the shapes of the golden files, and each greedy step's logits."""
+    """Every stage as float32 (ids: int64) on the CPU, in the shapes of the golden files.
+
+    `step_logits` holds the logits [V] of each greedy step, and last those of the same tokens fed at once behind the prompt, as a
+    second question would be: they equal the last step's.
+    """
 
     values: dict[str, Tensor]
     step_logits: list[Tensor]
@@ -136,13 +140,15 @@ def compute_stages(
     embeds = record("inputs_embeds", prompt_embeds(backend, ids, visual))
     check_fits(backend, embeds.shape[0], steps)
     logits = backend.decode(embeds, 0)
-    values["last_logits"], step_logits, produced = logits, [], []
+    values["last_logits"], step_logits, produced, fed = logits, [], [], []
     for step in range(steps):
         step_logits.append(logits.float().cpu())
         produced.append(int(logits.argmax()))
-        token = int(feed["greedy_ids"][step]) if "greedy_ids" in feed else produced[-1]
         if step + 1 < steps:
-            logits = backend.decode(embed(backend, [token]), embeds.shape[0] + step)
+            fed.append(int(feed["greedy_ids"][step]) if "greedy_ids" in feed else produced[-1])
+            logits = backend.decode(embed(backend, fed[-1:]), embeds.shape[0] + step)
+    at_once = backend.decode(embed(backend, fed), embeds.shape[0]) if fed else logits
+    step_logits.append(at_once.float().cpu())
     values["greedy_ids"] = torch.tensor(produced, dtype=torch.int64)
     values["pixel_clip"] = Normalize(CLIP_MEAN, CLIP_STD)(pixels.clip)
     values["pixel_video"] = Normalize(VIDEOMAMBA_MEAN, VIDEOMAMBA_STD)(pixels.video)

@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,30 @@ def shared_dir() -> Path:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint in the released layout, random weights of seed 0. Read it only."""
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+def _build_once(tmp_path_factory: pytest.TempPathFactory, name: str, arguments: list[str]) -> Path:
+    """A bundle built by the command line, once for all worker processes of a test run."""
+    from filelock import FileLock
+
+    from export.build import main
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    out = shared / "bundles" / name
+    with FileLock(shared / f"{name}.lock"):
+        if not out.exists():
+            assert main(["--target", "executorch", "--out", str(out), *arguments]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo checkpoint under the default recipe, int4. Read it only."""
+    return _build_once(tmp_path_factory, "demo", [])
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The tiny checkpoint in fp32. Read it only."""
+    return _build_once(tmp_path_factory, "tiny", ["--checkpoint", str(tiny_checkpoint), "--recipe", "fp32"])

@@ -16,6 +16,7 @@ from typing import Any
 from export.backends.base import Artifact
 from export.errors import BundleError
 from export.quant.coverage import StoredWeight
+from export.quiet import quiet
 
 XNNPACK = "XnnpackBackend"
 SCHEME_OF = {  # XNNPACK's datatype of a constant -> our scheme
@@ -33,23 +34,20 @@ def read_pte(path: Path) -> Artifact:
     Raises:
         BundleError: the file is no program that this version of ExecuTorch reads.
     """
-    from executorch.exir._serialize._program import deserialize_pte_binary
+    with quiet():
+        from executorch.exir._serialize._program import deserialize_pte_binary
 
     try:
         pte = deserialize_pte_binary(path.read_bytes())
-    except Exception as error:  # the reader fails in many ways on a damaged file; all of them mean this
+        plan = pte.program.execution_plan[0]
+        payloads = [pte.program.backend_delegate_data[d.processed.index].data for d in plan.delegates if d.id == XNNPACK]
+        graphs = [_xnnpack_graph(payload) for payload in payloads]
+    except Exception as error:  # the readers fail in many ways on a damaged file; all of them mean this
         raise BundleError(f"{path.name} is no ExecuTorch program that this version reads: build the bundle again") from error
-    plan = pte.program.execution_plan[0]
     named = _named_data(pte.named_data)
-    stored: list[StoredWeight] = []
-    delegated = 0
-    for delegate in plan.delegates:
-        if delegate.id != XNNPACK:
-            continue
-        graph = _xnnpack_graph(pte.program.backend_delegate_data[delegate.processed.index].data)
-        delegated += len(graph["xnodes"])
-        stored += _delegate_weights(graph, named)
+    stored = [weight for graph in graphs for weight in _delegate_weights(graph, named)]
     stored += _program_constants(plan, pte.program.constant_buffer)
+    delegated = sum(len(graph["xnodes"]) for graph in graphs)
     calls = [i.instr_args.op_index for chain in plan.chains for i in chain.instructions if type(i.instr_args).__name__ == "KernelCall"]
     names = [f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators]
     outside = sum(not names[index].startswith("executorch_prim::") for index in calls)
@@ -106,7 +104,8 @@ def _delegate_weights(graph: dict, named: dict[str, int]) -> list[StoredWeight]:
 def _program_constants(plan: Any, buffers: list) -> list[StoredWeight]:
     """Constants outside delegates: the embedding table, and float weights of portable operators."""
     schemes = {"FLOAT": "fp32", "HALF": "fp16", "CHAR": "int8"}
-    weights, seen = [], set()
+    weights: list[StoredWeight] = []
+    seen = set()
     for value in plan.values:
         tensor = value.val
         if type(tensor).__name__ != "Tensor" or tensor.allocation_info is not None or not tensor.data_buffer_idx:
@@ -116,4 +115,15 @@ def _program_constants(plan: Any, buffers: list) -> list[StoredWeight]:
             continue  # index tables and the like are no weights
         seen.add(tensor.data_buffer_idx)
         weights.append(StoredWeight(scheme, tuple(tensor.sizes), len(buffers[tensor.data_buffer_idx].storage)))
-    return [weight for weight in weights if math.prod(weight.shape) > 1]
+    return _with_row_scales([weight for weight in weights if math.prod(weight.shape) > 1])
+
+
+def _with_row_scales(weights: list[StoredWeight]) -> list[StoredWeight]:
+    """Int8 tables [V, D] take in the bytes of their scales [V, 1], which are no weights of their own."""
+    merged = list(weights)
+    for table in weights:
+        scales = next((w for w in merged if w.scheme == "fp32" and w.shape == (table.shape[0], 1)), None)
+        if table.scheme == "int8" and scales:
+            merged.remove(scales)
+            merged[merged.index(table)] = StoredWeight(table.scheme, table.shape, table.bytes + scales.bytes)
+    return merged

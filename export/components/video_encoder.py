@@ -57,6 +57,8 @@ class MambaMixerGraph(nn.Module):
         weight = torch.cat([direction.conv.weight for direction in both])[..., None]  # [2 D, 1, kernel, 1]
         self.conv.weight = nn.Parameter(weight, requires_grad=False)
         self.conv.bias = nn.Parameter(torch.cat([direction.conv.bias for direction in both]), requires_grad=False)
+        for direction in both:
+            del direction.conv  # its weights live on in the joint convolution
         A = -torch.exp(torch.stack([direction.A_log for direction in both]))  # [2, D, N]
         self.register_buffer("A", A)
         self.register_buffer("D", torch.stack([direction.D for direction in both]))  # [2, D]

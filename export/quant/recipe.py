@@ -102,6 +102,7 @@ def override(recipe: Recipe, component: str, scheme: str) -> Recipe:
         rules: tuple[Rule, ...] = (Rule(component, EMBEDDING, scheme),)
     else:
         rules = component_rules(component, scheme)
-    # The component's own rules and globs after them may now match nothing else: they become optional.
-    rest = tuple(dataclasses.replace(rule, optional=True) for rule in recipe.rules)
-    return dataclasses.replace(recipe, rules=rules + rest, overrides=recipe.overrides + ((component, scheme),))
+    # What was asked for this component before is void. Globs may now match nothing else: they become optional.
+    rest = tuple(dataclasses.replace(rule, optional=True) for rule in recipe.rules if rule.component != component)
+    overrides = tuple(pair for pair in recipe.overrides if pair[0] != component)
+    return dataclasses.replace(recipe, rules=rules + rest, overrides=overrides + ((component, scheme),))

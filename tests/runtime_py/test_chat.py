@@ -85,6 +85,13 @@ def test_one_question_from_the_command_line():
     assert 1 <= int(match[3]) <= 8 and int(match[6]) > 50
 
 
+def test_a_bundle_answers_like_a_checkpoint(demo_bundle, capsys):
+    argv = ["--bundle", str(demo_bundle), "--video", str(CLIP), "--prompt", "What moves?", "--max-new-tokens", "4"]
+    assert chat.main(argv) == 0
+    captured = capsys.readouterr()
+    assert captured.out.endswith("\n") and len(reports(captured.err)) == 1
+
+
 def test_key_frames_come_with_their_numbers_and_times():
     images = [np.zeros((4, 4, 3), np.uint8)] * 10
     video = VideoFrames(images, [3 * i for i in range(10)], [10 + i / 2 for i in range(10)], 6.0, 30, 4, 4, "h264", [])
@@ -112,11 +119,11 @@ def test_a_span_is_what_is_watched(capsys):
     assert line.startswith("key frames of 48: ") and len(times) == 8 and all(2 <= seconds < 4 for seconds in times)
 
 
-def test_a_conversation_pays_for_the_video_once(monkeypatch, capsys):
+def test_a_conversation_pays_for_the_video_once(flat_checkpoint, monkeypatch, capsys):
     asked(monkeypatch, "What moves?\n\n   \nWhere to?\n")
-    assert chat.main(arguments("--max-new-tokens", 3)) == 0
+    assert chat.main(arguments("--max-new-tokens", 3, checkpoint=flat_checkpoint)) == 0
     captured = capsys.readouterr()
-    assert captured.out.count("\n") == 2 and "> " not in captured.out  # one line each, the empty ones passed over, no prompt in a pipe
+    assert captured.out == "!!!\n!!!\n"  # one answer for each question, none for empty lines, and no prompt in a pipe
     first, second = reports(captured.err)
     assert first[2] and not second[2]
 
@@ -137,14 +144,27 @@ def test_a_seed_repeats_an_answer(flat_checkpoint, capsys):
     assert said[0] == said[1] != said[2]
 
 
-def test_a_question_that_is_not_utf8_is_asked_all_the_same():
-    command = [sys.executable, "-m", "runtime_py.chat", *arguments("--max-new-tokens", 2)]
-    done = subprocess.run(command, cwd=ROOT, input=b"What \xff\xfe moves?\n", capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert len(reports(done.stderr.decode())) == 1
-    command += ["--prompt", b"What \xff\xfe moves?"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, env={"PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0, done.stderr
+def test_what_is_not_utf8_is_asked_all_the_same(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"What \xff\xfe moves?\n"), "utf-8"))
+    assert chat.main(arguments("--max-new-tokens", 1)) == 0
+    assert chat.main(arguments("--max-new-tokens", 1, "--prompt", "What \udcff\udcfe moves?")) == 0  # as Python hands such arguments over
+    assert capsys.readouterr().err.count("peak memory") == 2
+
+
+def test_what_the_terminal_cannot_show_becomes_a_question_mark(flat_checkpoint, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    options = ("--prompt", "What?", "--max-new-tokens", 100, "--temperature", 1, "--seed", 1)  # half characters among the hundred
+    assert chat.main(arguments(*options, checkpoint=flat_checkpoint)) == 0
+    assert b"?" in written.getvalue()
+
+
+def test_a_damaged_video_is_watched_with_a_warning(tmp_path, capsys):
+    whole = CLIP.read_bytes()
+    (tmp_path / "half.mp4").write_bytes(whole[: len(whole) * 6 // 10])
+    assert chat.main(arguments("--prompt", "What?", "--max-new-tokens", 1, video=tmp_path / "half.mp4")) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("warning: ") and "ends early" in lines[0] and lines[1].startswith("key frames")
 
 
 def test_a_full_context_ends_the_answer_and_not_the_conversation(short_checkpoint, monkeypatch, capsys):
@@ -173,11 +193,10 @@ def test_a_single_answer_that_is_cut_by_the_context_says_so(short_checkpoint, ca
 
 def test_ctrl_c_ends_an_answer_and_not_the_conversation(flat_checkpoint):
     command = [sys.executable, "-m", "runtime_py.chat", *arguments("--max-new-tokens", 600, checkpoint=flat_checkpoint)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, cwd=ROOT, bufsize=0, **pipes) as process:
         try:
             process.stdin.write(b"Why?\n")
-            process.stdin.flush()
             begun = process.stdout.read(1)  # it streams: the answer's first character is here, the rest is not said yet
             process.send_signal(signal.SIGINT)
             cut = process.stdout.readline()
@@ -193,15 +212,15 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(flat_checkpoint):
 
 def test_ctrl_c_in_a_single_answer_ends_the_command(flat_checkpoint):
     command = [sys.executable, "-m", "runtime_py.chat", *arguments("--prompt", "Why?", checkpoint=flat_checkpoint)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, cwd=ROOT, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
-            process.stdout.read(1)
+            begun = process.stdout.read(1)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 130
-    assert out.endswith(b"!\n") and err.decode().splitlines()[-1] == "interrupted" and b"Traceback" not in err
+    assert (begun + out).endswith(b"!\n") and err.decode().splitlines()[-1] == "interrupted" and b"Traceback" not in err
 
 
 def test_ctrl_c_at_the_prompt_ends_the_conversation(monkeypatch, capsys):

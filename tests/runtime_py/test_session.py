@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
 from export.errors import BundleError, PromptError
 from export.model.prompt import first_turn, next_turn, tokenize
 from runtime_py.backends.eager import EagerBackend
-from runtime_py.load import load_tokenizer
+from runtime_py.load import backend_of_bundle, load_tokenizer
 from runtime_py.session import Session
-from runtime_py.stages import compute_stages, Pixels
+from runtime_py.stages import Pixels, compute_stages
 
 DEMO = Path(__file__).parents[2] / "calibration" / "demo" / "checkpoint"
 FRAMES = list(np.random.default_rng(0).integers(0, 256, (16, 60, 80, 3), dtype=np.uint8))
@@ -67,6 +68,11 @@ def shared_spy(checkpoint):
     return Spy(EagerBackend(checkpoint))
 
 
+@pytest.fixture(scope="module")
+def bundle_spy(demo_bundle):
+    return Spy(backend_of_bundle(open_bundle(demo_bundle)))
+
+
 @pytest.fixture
 def spy(shared_spy):
     shared_spy.forget()
@@ -89,10 +95,12 @@ def says(*ids):
 def interrupted(*ids):
     """The same, and then Ctrl-C falls into the choice of a token."""
 
-    def choose(logits, script=iter(ids)):
-        for token in script:
-            return token
-        raise KeyboardInterrupt
+    script = iter(ids)
+
+    def choose(logits):
+        if (token := next(script, None)) is None:
+            raise KeyboardInterrupt
+        return token
 
     return choose
 
@@ -112,7 +120,7 @@ def answer(session, ids, sampler=None, take=None, **options):
     return said
 
 
-ENDINGS = {
+ENDINGS = {  # how a first answer ended: the turn, how many ids it said, and how many of them the cache does not hold yet
     "stop": (lambda s: answer(s, FIRST, says(50, 51, 52, stop(s))), 3, 0),
     "stop at once": (lambda s: answer(s, FIRST, says(stop(s))), 0, 0),
     "limit": (lambda s: answer(s, FIRST, says(50, 51, 52), max_new_tokens=3), 3, 1),
@@ -121,9 +129,11 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_a_later_turn_equals_one_prefill_of_the_whole_conversation(session, spy, ending):
-    begin, length, unfed = ENDINGS[ending]
+def check_later_turn(spy, ending):
+    """A third question in turns against one prefill of all that was said."""
+    begin, length, _ = ENDINGS[ending]
+    session = Session(spy)
+    session.watch(FRAMES)
     said = begin(session)
     assert said == [50, 51, 52][:length]
     answer(session, SECOND, says(60, 61, stop(session)))
@@ -140,7 +150,18 @@ def test_a_later_turn_equals_one_prefill_of_the_whole_conversation(session, spy,
     assert spy.decoded[0] == spy.config.visual_tokens + 5 + length + len(SECOND) + 2 + len(THIRD)
     assert len(in_turns) == len(spy.logits) == len(third) + (len(third) < 5)
     for step, (turns, once) in enumerate(zip(in_turns, spy.logits)):
-        torch.testing.assert_close(turns, once, atol=1e-4, rtol=1e-4, msg=lambda text: f"step {step}: {text}")
+        torch.testing.assert_close(turns, once, atol=1e-4, rtol=1e-4, msg=f"step {step}")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_later_turn_equals_one_prefill_of_the_whole_conversation(spy, ending):
+    check_later_turn(spy, ending)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_so_it_does_from_a_bundle_whose_cache_is_inside_its_graph(bundle_spy, ending):
+    bundle_spy.forget()
+    check_later_turn(bundle_spy, ending)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

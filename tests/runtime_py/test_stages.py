@@ -1,4 +1,4 @@
-"""Every stage against the release's own arrays, the feeding of stages, and `dump`, which writes them."""
+"""The feeding of stages, prompts that make no sense, and `dump`, which writes the stages (test_golden.py: their values)."""
 
 from pathlib import Path
 
@@ -12,38 +12,8 @@ from runtime_py import dump
 from runtime_py.backends.eager import EagerBackend
 from runtime_py.stages import STAGES, Pixels, compute_stages, embed
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 DEMO = Path(__file__).parents[2] / "calibration" / "demo" / "checkpoint"
-SAMPLES = 4096  # a golden array of more values is stored as this many of them
-NEAR_TIES = 2e-3  # of the logits' range: the release's own margins at two of its 24 steps are 3e-4 and 7e-5
 IDS = [5, 6, -200, 7]
-SHAPES = {
-    "pixel_clip": (16, 3, 224, 224),
-    "pixel_video": (16, 3, 224, 224),
-    "clip_patch_features": (16, 196, 768),
-    "frame_scores": (2, 8),
-    "selected_frames": (2, 4),
-    "videomamba_tokens": (1, 1568, 576),
-    "pooled_video_features": (2, 196, 576),
-    "image_tokens": (16, 144, 64),
-    "video_tokens": (2, 49, 64),
-    "inputs_embeds": (1, 2415, 64),
-    "last_logits": (512,),
-}
-
-
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(FIXTURES / "golden_tiny_0.npz") as arrays:
-        return dict(arrays)
-
-
-@pytest.fixture(scope="module")
-def stages(tiny_checkpoint, golden):
-    frames = np.load(FIXTURES / "golden_tiny_0_frames.npy")
-    backend = EagerBackend(open_checkpoint(tiny_checkpoint))
-    feed = {"greedy_ids": torch.from_numpy(golden["greedy_ids"])}
-    return compute_stages(backend, Pixels.of(list(frames)), golden["input_ids"].tolist(), feed=feed)
 
 
 @pytest.fixture(scope="module")
@@ -66,27 +36,6 @@ def demo_stages(backend, pixels):
     return compute_stages(backend, pixels, IDS, steps=4)
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_a_stage_is_the_releases(stages, golden, name):
-    value = stages.values[name].numpy()
-    assert value.shape == SHAPES[name]
-    flat = value.reshape(-1)
-    if flat.size > SAMPLES:
-        flat = flat[np.linspace(0, flat.size - 1, SAMPLES).astype(np.int64)]
-    expected = golden[name].reshape(-1)
-    if name == "selected_frames":
-        assert flat.tolist() == expected.tolist()
-    else:
-        np.testing.assert_allclose(flat, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-
-
-def test_greedy_ids_are_the_releases_but_for_near_ties(stages, golden):
-    for step, (said, expected) in enumerate(zip(stages.values["greedy_ids"].tolist(), golden["greedy_ids"].tolist(), strict=True)):
-        logits = stages.step_logits[step]
-        margin = (logits.max() - logits[expected]) / (logits.max() - logits.min())
-        assert said == expected or margin < NEAR_TIES, f"step {step}: {said} and not {expected}, by {margin:.1e}"
-
-
 def test_what_is_fed_replaces_the_stage_for_what_follows_only(backend, pixels, demo_stages):
     selection = torch.tensor([[0, 1, 2, 4], [3, 5, 6, 7]])
     assert not torch.equal(selection, demo_stages.values["selected_frames"])
@@ -99,7 +48,7 @@ def test_what_is_fed_replaces_the_stage_for_what_follows_only(backend, pixels, d
 def test_every_stage_can_be_fed_in_its_golden_shape(backend, pixels, demo_stages):
     fed = compute_stages(backend, pixels, IDS, steps=4, feed=demo_stages.values)
     for name in STAGES:
-        torch.testing.assert_close(fed.values[name], demo_stages.values[name], msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(fed.values[name], demo_stages.values[name], msg=name)
 
 
 def test_teacher_forcing_feeds_the_given_ids_and_keeps_the_models_own(backend, pixels, demo_stages):
