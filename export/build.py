@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from export.errors import BackendError, command
+from export.errors import ArgumentParser, BackendError, command
 from export.quant import presets
 
 TARGETS = ("executorch", "coreml", "onnx")
@@ -24,20 +24,22 @@ MIN_CONTEXT = 256  # tokens: room for the question and the answer on top of the 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; see design.md for the contract."""
-    parser = argparse.ArgumentParser(prog="python -m export.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog="python -m export.build", description=__doc__)
     parser.add_argument("--target", required=True, choices=TARGETS)
-    parser.add_argument("--checkpoint", metavar="PATH_OR_HUB_ID", default=str(DEMO_CHECKPOINT), help="released layout, LoRA fine-tune or hub id (default: the demo)")
+    checkpoint_help = "released layout, LoRA fine-tune or hub id (default: the demo)"
+    parser.add_argument("--checkpoint", metavar="PATH_OR_HUB_ID", default=str(DEMO_CHECKPOINT), help=checkpoint_help)
     parser.add_argument("--clip", metavar="PATH", help="CLIP weights, if the checkpoint has none or others are wanted")
     parser.add_argument("--videomamba", metavar="PATH", help="VideoMamba weights, likewise")
     parser.add_argument("--base", metavar="PATH", help="the Qwen2.5 base of a LoRA fine-tune")
     parser.add_argument("--recipe", default=presets.DEFAULT, metavar="R", help=f"{', '.join(presets.PRESETS)} (default: {presets.DEFAULT})")
-    parser.add_argument("--quant", action="append", default=[], metavar="C=S", help="another scheme for one component, e.g. decoder=int8; may be repeated")
+    quant_help = "another scheme for one component, e.g. decoder=int8; may be repeated"
+    parser.add_argument("--quant", action="append", default=[], metavar="C=S", help=quant_help)
     parser.add_argument("--kernels", choices=("stock", "fused"), default="stock", help="operators the host must have (default: stock)")
     parser.add_argument("--delegate", choices=("xnnpack", "coreml"), default="xnnpack", help="of the executorch target (default: xnnpack)")
     parser.add_argument("--max-context", type=int, default=4096, metavar="N", help="tokens that the cache holds (default: 4096)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="bundle folder to write (default: bundles/CHECKPOINT-TARGET-RECIPE)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be built, its size, memory and time; load no weights")
-    parser.add_argument("--no-verify", action="store_true", help="do not hold the bundle against the model; it says so, and every runtime warns")
+    parser.add_argument("--no-verify", action="store_true", help="do not hold the bundle against the model; every runtime warns")
     return parser.parse_args(argv)
 
 

@@ -6,10 +6,12 @@ stderr and exit code 2. Anything else is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import argparse
 import errno
 import functools
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 EXIT_BELOW_THRESHOLD = 1  # parity ran and failed
 EXIT_BAD_INPUT = 2
@@ -50,6 +52,16 @@ class ParityError(ExportError):
     """The bundle computes something else than the model: a stage is under its threshold."""
 
     exit_code = EXIT_BELOW_THRESHOLD
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Reports a wrong command line as all other bad input is reported: one line on stderr, exit code 2."""
+
+    def __init__(self, *, prog: str, description: str | None):
+        super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        raise ExportError(f"{message} (see {self.prog} --help)")
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:

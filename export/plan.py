@@ -129,6 +129,7 @@ def table(plan: BuildPlan) -> str:
         for reason in reasons:
             lines.append(f"{'':<16} {sum(a.reason == reason for a in graph.assignments)} layers: {reason}")
     lines.append(
-        f"bundle about {plan.bundle_bytes / 1e6:,.0f} MB; the build takes about {plan.seconds:,.0f} s and {plan.peak_bytes / 1e9:.1f} GB of memory"
+        f"bundle about {plan.bundle_bytes / 1e6:,.0f} MB; "
+        f"the build takes about {plan.seconds:,.0f} s and {plan.peak_bytes / 1e9:.1f} GB of memory"
     )
     return "\n".join(lines)

@@ -10,7 +10,6 @@ The last line on stdout is one JSON object; progress and a table go to stderr.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -25,10 +24,10 @@ import torch
 from torch import Tensor
 
 from export.config import FRAMES, IMAGE_SIZE, IMAGE_TOKENS_PLACEHOLDER
-from export.errors import ExportError, PromptError, command
+from export.errors import ArgumentParser, ExportError, PromptError, command
 from runtime_py.backends.base import GraphBackend
 from runtime_py.files import check_writable, replacing
-from runtime_py.load import ArgumentParser, add_source_arguments, open_source
+from runtime_py.load import add_source_arguments, open_source
 from runtime_py.sampling import Sampler
 from runtime_py.stages import Pixels, embed, prompt_embeds, visual_tokens
 from runtime_py.timing import TimedBackend, peak_rss_bytes
@@ -164,7 +163,7 @@ def bench(backend: GraphBackend, context: int | None, new_tokens: int, runs: int
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog="python -m runtime_py.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog="python -m runtime_py.bench", description=__doc__)
     add_source_arguments(parser)
     parser.add_argument("--context", type=int, metavar="N", help="prefill N synthetic embeddings, no video (default: a video and a prompt)")
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, metavar="N", help="timed greedy steps (default: %(default)s)")

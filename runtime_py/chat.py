@@ -21,8 +21,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from export.errors import PromptError, VideoError, command, one_line
-from runtime_py.load import ArgumentParser, add_source_arguments, find_source, load_tokenizer
+from export.errors import ArgumentParser, PromptError, VideoError, command, one_line
+from runtime_py.load import add_source_arguments, find_source, load_tokenizer
 from runtime_py.sampling import Sampler
 from runtime_py.session import MAX_NEW_TOKENS, Session
 from runtime_py.streaming import TextStream
@@ -169,7 +169,7 @@ def _valid(text: str) -> str:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog="python -m runtime_py.chat", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog="python -m runtime_py.chat", description=__doc__)
     add_source_arguments(parser)
     parser.add_argument("--video", type=Path, required=True, metavar="FILE", help="any format that ffmpeg reads")
     parser.add_argument("--start", type=float, metavar="S", help="watch from this second on (default: the beginning)")

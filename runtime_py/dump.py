@@ -8,7 +8,6 @@ frames: uint8 RGB [n, H, W, 3], n <= 16, padded to 16. ids: int64; the run of -2
 
 from __future__ import annotations
 
-import argparse
 import sys
 import zipfile
 from pathlib import Path
@@ -16,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from export.config import FRAMES
-from export.errors import ExportError, PromptError, VideoError, command
+from export.errors import ArgumentParser, ExportError, PromptError, VideoError, command
 from runtime_py.files import check_writable, replacing
-from runtime_py.load import ArgumentParser, add_source_arguments, open_source
+from runtime_py.load import add_source_arguments, open_source
 from runtime_py.stages import GREEDY_STEPS, Pixels, compute_stages
 
 
@@ -53,7 +52,7 @@ def read_ids_array(path: Path) -> list[int]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog="python -m runtime_py.dump", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog="python -m runtime_py.dump", description=__doc__)
     add_source_arguments(parser)
     parser.add_argument("--frames", type=Path, required=True, metavar="F.npy", help="uint8 RGB frames [n, H, W, 3]")
     parser.add_argument("--ids", type=Path, required=True, metavar="I.npy", help="int64 prompt ids with the -200 placeholder")

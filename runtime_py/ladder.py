@@ -125,7 +125,8 @@ def _selection_errors(stages: Stages, reference: Reference) -> tuple[float, int]
     """(key frames that differ beyond the score error, key frames that differ within it)."""
     scores, truth = stages.values["frame_scores"], reference.stages["frame_scores"]
     wrong = excused = 0
-    for chunk, (picked, expected) in enumerate(zip(stages.values["selected_frames"].tolist(), reference.stages["selected_frames"].tolist())):
+    pairs = zip(stages.values["selected_frames"].tolist(), reference.stages["selected_frames"].tolist())
+    for chunk, (picked, expected) in enumerate(pairs):
         missing = set(expected) - set(picked)
         if not missing:
             continue
@@ -147,7 +148,7 @@ def _sample(step_logits: list[Tensor]) -> Tensor:
 
 
 def _greedy_errors(stages: Stages, reference: Reference, bounds: Tolerance, bound: float) -> tuple[float, int]:
-    """(steps whose id differs although the reference was not near a tie, or whose logits leave the bound; steps that differ near one)."""
+    """(steps whose id differs although the reference was not near a tie, or whose logits leave the bound; others that differ)."""
     if bounds.metric == "max":
         slack = 2 * bound * reference.logit_max
     else:

@@ -5,22 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from export.bundle import Bundle, open_bundle
 from export.checkpoint import Checkpoint, open_checkpoint
-from export.errors import BackendError, ExportError, PromptError
+from export.errors import BackendError, PromptError
 from runtime_py.backends.base import GraphBackend
 
 MAX_CONTEXT = 4096  # tokens, of a checkpoint's cache; a bundle has its own
 MAX_THREADS = 1024  # far beyond any machine that is meant; some thread pools crash on a number that is too large
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """Reports a wrong command line as all other bad input is reported: one line on stderr, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ExportError(f"{message} (see {self.prog} --help)")
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +42,7 @@ def open_source(args: argparse.Namespace) -> tuple[GraphBackend, Path | None]:
 
 def find_source(args: argparse.Namespace) -> tuple[Callable[[], GraphBackend], Path | None]:
     """As `open_source`, but the weights are read only when the first of the two is called."""
-    if args.threads is not None and not 1 <= args.threads <= MAX_THREADS:
-        raise BackendError(f"--threads {args.threads}: give 1 to {MAX_THREADS}")
+    check_threads(args.threads)
     if args.device not in ("cpu", "cuda"):
         raise BackendError(f"--device {args.device}: choose cpu or cuda")
     if args.bundle is not None:
@@ -61,6 +52,12 @@ def find_source(args: argparse.Namespace) -> tuple[Callable[[], GraphBackend], P
         return lambda: backend_of_bundle(bundle, args.threads, args.device), tokenizer_file
     checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
     return lambda: backend_of_checkpoint(checkpoint, args.device, args.dtype, args.threads), checkpoint.tokenizer_file
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise BackendError for a number of threads that no machine has."""
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise BackendError(f"--threads {threads}: give 1 to {MAX_THREADS}")
 
 
 def _check_bundle_arguments(args: argparse.Namespace) -> None:

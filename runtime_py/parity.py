@@ -8,7 +8,6 @@ Without --checkpoint the reference is what the build stored in the bundle. Exit 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import gc
 import json
@@ -20,13 +19,14 @@ import numpy as np
 
 from export.bundle import Bundle, open_bundle
 from export.checkpoint import Checkpoint, open_checkpoint
-from export.errors import BackendError, BundleError, ParityError, PromptError, command
+from export.errors import ArgumentParser, BundleError, ParityError, PromptError, command
 from export.manifest import Manifest, StageParity
 from export.probe import make_probe
 from export.tolerances import COARSENESS
 from runtime_py.dump import read_frames_array, read_ids_array
+from runtime_py.files import check_writable, replacing
 from runtime_py.ladder import Reference, climb, failure, table
-from runtime_py.load import add_weight_arguments, backend_of_bundle, backend_of_checkpoint, load_tokenizer
+from runtime_py.load import add_weight_arguments, backend_of_bundle, backend_of_checkpoint, check_threads, load_tokenizer
 
 
 def graph_schemes(manifest: Manifest) -> dict[str, str]:
@@ -49,13 +49,13 @@ def reference_of(checkpoint: Checkpoint, frames: np.ndarray | None = None, ids: 
     return reference
 
 
-def verify_build(bundle: Bundle, reference: Reference, report: Callable[[str], None], threads: int | None = None) -> tuple[StageParity, ...]:
+def verify_build(bundle: Bundle, reference: Reference, report: Callable[[str], None]) -> tuple[StageParity, ...]:
     """Climb the ladder with a bundle and report it.
 
     Raises:
         ParityError: a stage is beyond its bound; names the first one and by how much.
     """
-    ladder = climb(backend_of_bundle(bundle, threads), reference, bundle.manifest.target, graph_schemes(bundle.manifest))
+    ladder = climb(backend_of_bundle(bundle), reference, bundle.manifest.target, graph_schemes(bundle.manifest))
     report(table(ladder))
     if why := failure(ladder):
         raise ParityError(why)
@@ -72,7 +72,7 @@ def stored_reference(bundle: Bundle) -> Reference:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m runtime_py.parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(prog="python -m runtime_py.parity", description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="a bundle that export.build wrote")
     parser.add_argument("--checkpoint", metavar="DIR_OR_HUB_ID", help="compute the reference anew from this checkpoint")
     parser.add_argument("--frames", type=Path, metavar="F.npy", help="uint8 RGB frames [n, H, W, 3], with --checkpoint")
@@ -84,8 +84,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.checkpoint is None and (args.frames or args.ids):
         raise PromptError("--frames and --ids need --checkpoint: the stored reference belongs to the stored input")
-    if args.threads is not None and args.threads < 1:
-        raise BackendError(f"--threads {args.threads}: give at least 1")
+    check_threads(args.threads)
+    if args.json:
+        check_writable(args.json)
     frames = read_frames_array(args.frames) if args.frames else None
     ids = np.array(read_ids_array(args.ids)) if args.ids else None
     bundle = open_bundle(args.bundle, verify=args.verify)
@@ -99,7 +100,8 @@ def main(argv: list[str] | None = None) -> None:
     ladder = climb(backend_of_bundle(bundle, args.threads), reference, bundle.manifest.target, graph_schemes(bundle.manifest))
     print(table(ladder))
     if args.json:
-        args.json.write_text(json.dumps([dataclasses.asdict(rung) for rung in ladder], indent=1) + "\n")
+        with replacing(args.json) as file:
+            file.write((json.dumps([dataclasses.asdict(rung) for rung in ladder], indent=1) + "\n").encode())
     if why := failure(ladder):
         raise ParityError(f"{bundle.folder}: {why}")
 

@@ -9,14 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from export.components.base import Component, Signature
+from export.components.norm import RMSNormGraph
 from export.config import DecoderConfig, ModelConfig
 from export.manifest import DynamicAxis, TensorSpec
 from export.model.mobile_videogpt import MobileVideoGPT
-from export.model.qwen2 import Attention, DecoderLayer, Qwen2Decoder, rope_table, rotate
+from export.model.qwen2 import Attention, DecoderLayer, Qwen2Decoder, rope_table
+
+
+def half_turn(head_dim: int) -> Tensor:
+    """The matrix R with x R = [-x2, x1] for the halves x1, x2 of a head: rotary positions without slicing, [E, E]."""
+    half = head_dim // 2
+    matrix = torch.zeros(head_dim, head_dim)
+    matrix[torch.arange(half) + half, torch.arange(half)] = -1
+    matrix[torch.arange(half), torch.arange(half) + half] = 1
+    return matrix
 
 
 class CachedAttention(nn.Module):
-    """The eager attention with the cache as buffers: x [1, T, D] at position p -> [1, T, D]."""
+    """The eager attention with the cache as buffers: x [T, D] at position p -> [T, D]."""
 
     def __init__(self, attention: Attention, config: DecoderConfig, max_context: int):
         super().__init__()
@@ -25,23 +35,32 @@ class CachedAttention(nn.Module):
         cache = torch.zeros(1, max_context, config.kv_heads, config.head_dim)
         self.register_buffer("keys", cache, persistent=False)
         self.register_buffer("values", cache.clone(), persistent=False)
+        self.register_buffer("half_turn", half_turn(config.head_dim), persistent=False)
 
     def forward(self, x: Tensor, position: int, cos: Tensor, sin: Tensor) -> Tensor:
-        tokens = x.shape[1]
-        q, k, v = (proj(x).view(1, tokens, -1, self.config.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))  # [1, T, heads, E]
-        torch.ops.llama.update_cache(rotate(k, cos, sin), self.keys, position)
+        config = self.config
+        q = self.rotate(self.q_proj(x), config.heads, cos, sin)  # [1, T, H, E]
+        k = self.rotate(self.k_proj(x), config.kv_heads, cos, sin)  # [1, T, K, E]
+        v = self.v_proj(x).view(1, -1, config.kv_heads, config.head_dim)
+        torch.ops.llama.update_cache(k, self.keys, position)
         torch.ops.llama.update_cache(v, self.values, position)
-        y = torch.ops.llama.custom_sdpa(rotate(q, cos, sin), self.keys, self.values, position, None, 0.0, True)  # causal
-        return self.o_proj(y.reshape(1, tokens, -1))
+        y = torch.ops.llama.custom_sdpa(q, self.keys, self.values, position, None, 0.0, True)  # causal, [1, T, H, E]
+        return self.o_proj(y.view(-1, config.heads * config.head_dim))
+
+    def rotate(self, x: Tensor, heads: int, cos: Tensor, sin: Tensor) -> Tensor:
+        """[T, heads E] -> [1, T, heads, E], turned by the positions' angles."""
+        turned = torch.mm(x.view(-1, self.config.head_dim), self.half_turn)  # [T heads, E]
+        shape = (1, -1, heads, self.config.head_dim)
+        return x.view(shape) * cos + turned.view(shape) * sin
 
 
 class DecoderLayerGraph(nn.Module):
-    """The eager layer around a cached attention."""
+    """The eager layer around a cached attention, [T, D] -> [T, D]."""
 
     def __init__(self, layer: DecoderLayer, config: DecoderConfig, max_context: int):
         super().__init__()
-        self.attention_norm, self.ffn_norm, self.ffn = layer.attention_norm, layer.ffn_norm, layer.ffn
-        self.attention = CachedAttention(layer.attention, config, max_context)
+        self.attention_norm, self.ffn_norm = RMSNormGraph(layer.attention_norm), RMSNormGraph(layer.ffn_norm)
+        self.attention, self.ffn = CachedAttention(layer.attention, config, max_context), layer.ffn
 
     def forward(self, x: Tensor, position: int, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x), position, cos, sin)
@@ -55,7 +74,7 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.max_context = max_context
         self.layers = nn.ModuleList(DecoderLayerGraph(layer, decoder.config, max_context) for layer in decoder.layers)
-        self.norm, self.head = decoder.norm, decoder.head
+        self.norm, self.head = RMSNormGraph(decoder.norm), decoder.head
         cos, sin = rope_table(decoder.config, max_context)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -65,10 +84,10 @@ class DecoderGraph(nn.Module):
         torch._check(start >= 0)
         torch._check(start + tokens <= self.max_context)
         cos, sin = (table.narrow(0, start, tokens)[None, :, None] for table in (self.cos, self.sin))  # [1, T, 1, E]
-        x = embeds[None]  # [1, T, D]
+        x = embeds
         for layer in self.layers:
             x = layer(x, start, cos, sin)
-        last = x.narrow(1, tokens - 1, 1)  # only the last position meets the head
+        last = x.narrow(0, tokens - 1, 1)  # only the last position meets the head
         return self.head(self.norm(last)).reshape(-1)
 
 

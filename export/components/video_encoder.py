@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.components.base import Component, Signature
+from export.components.norm import RMSNormGraph
 from export.config import IMAGE_SIZE, KEY_FRAMES, ModelConfig
 from export.manifest import TensorSpec
 from export.model.mobile_videogpt import MobileVideoGPT
-from export.model.norm import RMSNorm
 from export.model.videomamba import MambaMixer, VideoMambaEncoder
 from export.ops.selective_scan import selective_scan_looped
 
@@ -26,19 +26,6 @@ def softplus(x: Tensor) -> Tensor:
     e = torch.exp(-torch.abs(x))
     w = 1 + e
     return torch.relu(x) + (torch.log(w) + (e - (w - 1)) / w)
-
-
-class RMSNormGraph(nn.Module):
-    """RMSNorm whose mean of squares is a product with a constant column, [L, C] -> [L, C]."""
-
-    def __init__(self, norm: RMSNorm):
-        super().__init__()
-        self.weight, self.eps = norm.weight, norm.eps
-        width = norm.weight.shape[0]
-        self.register_buffer("mean", torch.full((width, 1), 1 / width), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(torch.mm(x * x, self.mean) + self.eps) * self.weight
 
 
 class MambaMixerGraph(nn.Module):

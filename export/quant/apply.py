@@ -61,4 +61,5 @@ def check_rules(recipe: Recipe, layers: dict[str, list[tuple[str, str, tuple[int
     }
     for rule in recipe.rules:
         if not rule.optional and rule not in used:
-            raise RecipeError(f"recipe {recipe.name}: the rule {rule.component}/{rule.layers} -> {rule.scheme} matches no {rule.kind} layer")
+            named = f"{rule.component}/{rule.layers} -> {rule.scheme}"
+            raise RecipeError(f"recipe {recipe.name}: the rule {named} matches no {rule.kind} layer")

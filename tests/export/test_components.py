@@ -11,7 +11,7 @@ from export.components.decoder import DecoderGraph
 from export.components.projectors import pooling_matrix
 from export.components.token_embedding import Int8Embedding
 from export.components.video_encoder import softplus
-from export.manifest import GRAPHS
+from export.manifest import GRAPHS, DynamicAxis
 from export.model.qwen2 import KeyValueCache
 from export.quiet import quiet
 from tests.numerics import DEMO, define_llm_operators, distinct_weights, max_error
@@ -57,6 +57,15 @@ def inputs_of(signature, config, seed=0, dynamic=5):
 def test_there_is_one_component_for_each_graph_of_a_bundle():
     assert tuple(COMPONENTS) == tuple(GRAPHS)
     assert all(component.name == name for name, component in COMPONENTS.items())
+
+
+def test_the_dynamic_axes_are_the_tokens_from_one_to_the_whole_context(checkpoints):
+    for name, component in COMPONENTS.items():
+        signature = component.signature(checkpoints["demo"].config, CONTEXT)
+        axes = (DynamicAxis("tokens", 1, CONTEXT),) if name in ("token_embedding", "decoder") else ()
+        assert signature.dynamic_axes == axes
+        named = {size for spec in (*signature.inputs, *signature.outputs) for size in spec.shape if isinstance(size, str)}
+        assert named == {axis.name for axis in axes}
 
 
 WITHOUT_CACHE = [name for name in COMPONENTS if name != "decoder"]

@@ -55,10 +55,10 @@ def test_schemes_are_given_as_shares_of_the_parameters(demo):
             assert graph.schemes() == "no weights"
             continue
         assert sum(shares.values()) == pytest.approx(100, abs=0.2)
+        assert name != "video_encoder" or set(shares) == {"int4", "int8", "fp32"}
         for scheme in {"int8", "int4"} & set(shares):
             weights = sum(a.weights for a in graph.assignments if a.scheme.name == scheme)
             assert shares[scheme] == pytest.approx(100 * weights / graph.parameters, abs=0.051)
-    assert set(re.findall(r"int\d|fp32", graphs(demo, overrides=["video_encoder=int4"])["video_encoder"].schemes())) == {"int4", "int8", "fp32"}
 
 
 def test_coarser_recipes_make_smaller_files(demo):

@@ -75,8 +75,9 @@ def test_int4_is_the_default_in_groups_of_32(layers):
 
 
 def test_the_first_rule_that_matches_decides():
-    recipe = Recipe("mine", (Rule("decoder", LINEAR, "fp32", layers="head"), Rule("dec*", LINEAR, "int4", divides=32), Rule("*", LINEAR, "int8")))
-    triples = [("head", LINEAR, (64, 32)), ("layers.0.q", LINEAR, (64, 64)), ("layers.0.k", LINEAR, (64, 48)), ("table", EMBEDDING, (8, 32))]
+    rules = Rule("decoder", LINEAR, "fp32", layers="head"), Rule("dec*", LINEAR, "int4", divides=32), Rule("*", LINEAR, "int8")
+    recipe = Recipe("mine", rules)
+    triples = [("head", LINEAR, (64, 32)), ("layers.q", LINEAR, (64, 64)), ("layers.k", LINEAR, (64, 48)), ("table", EMBEDDING, (8, 32))]
     assert [a.scheme.name for a in assign(recipe, "decoder", triples)] == ["fp32", "int4", "int8", "fp32"]
     assert [a.scheme.name for a in assign(recipe, "image_encoder", triples)] == ["int8", "int8", "int8", "fp32"]
     turned = dataclasses.replace(recipe, rules=recipe.rules[::-1])
@@ -174,8 +175,7 @@ def test_a_recipe_is_plain_data_that_comes_back_whole(name, overrides):
     recipe = parse(name, overrides, COMPONENTS)
     data = json.loads(json.dumps(recipe.to_json()))
     again = Recipe(
-        **data
-        | {"rules": tuple(Rule(**rule) for rule in data["rules"]), "overrides": tuple(tuple(pair) for pair in data["overrides"])}
+        **data | {"rules": tuple(Rule(**rule) for rule in data["rules"]), "overrides": tuple(tuple(pair) for pair in data["overrides"])}
     )
     assert again == recipe
 

@@ -97,8 +97,8 @@ def test_bad_input_meets_one_line(tmp_path, tiny_checkpoint, capsys, name):
     np.save(tmp_path / "f.npy", frames)
     np.save(tmp_path / "i.npy", ids, allow_pickle=True)
     out = tmp_path / "s.npz"
-    arguments = ["--checkpoint", str(tiny_checkpoint), "--frames", str(tmp_path / "f.npy"), "--ids", str(tmp_path / "i.npy"), "--out", str(out)]
-    assert main(arguments) == 2
+    files = ["--frames", str(tmp_path / "f.npy"), "--ids", str(tmp_path / "i.npy"), "--out", str(out)]
+    assert main(["--checkpoint", str(tiny_checkpoint), *files]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert not out.exists()
