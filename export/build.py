@@ -63,10 +63,15 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     from export.pipeline import Request, build
+    from export.progress import Progress
 
     out = args.out or Path("bundles") / f"{Path(checkpoint.name).name}-{args.target}-{recipe.name}"
     request = Request(checkpoint, backend, recipe, plan, args.max_context, out, verify=not args.no_verify, kernels=args.kernels)
-    manifest = build(request, report=lambda line: print(line, flush=True))
+    progress = Progress(len(plan.graphs) + (1 if args.no_verify else 2))  # the graphs, the reference, parity
+    try:
+        manifest = build(request, progress)
+    finally:
+        progress.close()
     verified = "verified" if manifest.verified else "NOT verified"
     print(f"{out}: {manifest.bundle_bytes / 1e6:.1f} MB, {manifest.bits_per_weight:.2f} bits per weight, {verified}")
 

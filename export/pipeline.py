@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from export.manifest import SCHEMA_VERSION, DecoderInterface, GraphEntry, Manife
 from export.model import preprocess, prompt
 from export.model.frame_scorer import TIE
 from export.plan import BuildPlan, GraphPlan
+from export.progress import Progress
 from export.quant import coverage
 from export.quant.apply import derived_constants
 from export.quant.recipe import LINEAR, Recipe
@@ -31,9 +30,6 @@ LICENSES = {
     "Qwen2.5 (token_embedding, decoder)": "Apache-2.0, Qwen; see the checkpoint for the size at hand",
     "Mobile-VideoGPT (projectors, fine-tuning)": "CC-BY-NC-SA-4.0 or as the checkpoint's own card says: check it before you ship",
 }
-
-Report = Callable[[str], None]
-
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -49,7 +45,7 @@ class Request:
     kernels: str = "stock"
 
 
-def build(request: Request, report: Report) -> Manifest:
+def build(request: Request, progress: Progress) -> Manifest:
     """Write the bundle to `request.out` and return its manifest.
 
     Raises:
@@ -59,24 +55,25 @@ def build(request: Request, report: Report) -> Manifest:
     with BundleWriter(request.out) as writer:
         writer.need_space(int(1.1 * request.plan.bundle_bytes))
         entries = {}
-        for number, graph in enumerate(request.plan.graphs, start=1):
-            started = time.perf_counter()
-            report(f"[{number}/{len(request.plan.graphs)}] {graph.name}: {graph.schemes()} ...")
+        for graph in request.plan.graphs:
+            progress.begin(f"{graph.name}: lowering, {graph.schemes()}")
             entries[graph.name] = _build_graph(request, graph, writer)
-            size = (writer.path(entries[graph.name].file)).stat().st_size
-            report(f"[{number}/{len(request.plan.graphs)}] {graph.name}: {size / 1e6:.1f} MB in {time.perf_counter() - started:.0f} s")
+            size = writer.path(entries[graph.name].file).stat().st_size
+            progress.end(f"{graph.name}: {size / 1e6:.1f} MB")
         if request.checkpoint.tokenizer_file:
             writer.path("tokenizer.json").write_bytes(request.checkpoint.tokenizer_file.read_bytes())
         manifest = _manifest(request, entries)
-        report("computing the reference with the eager model ...")
+        progress.begin("reference: the eager model on the probe")
         from runtime_py.parity import reference_of, verify_build  # the one way from export into the runtime
 
         reference = reference_of(request.checkpoint)
         np.savez_compressed(writer.path("reference.npz"), **reference.to_arrays())
+        progress.end("reference: the eager model on the probe")
         if request.verify:
-            report("holding the bundle against the reference ...")
+            progress.begin("parity: the bundle against the reference")
             bundle = Bundle(writer.path("reference.npz").parent, manifest)
-            manifest = dataclasses.replace(manifest, parity=verify_build(bundle, reference, report), verified=True)
+            manifest = dataclasses.replace(manifest, parity=verify_build(bundle, reference, progress.say), verified=True)
+            progress.end("parity: every stage is within its bound")
         return writer.commit(manifest)
 
 

@@ -93,7 +93,7 @@ def embed(backend: GraphBackend, ids: Sequence[int]) -> Tensor:
     vocabulary = backend.config.decoder.vocab
     outside = [token for token in ids if not 0 <= token < vocabulary]
     if outside:
-        raise PromptError(f"id {outside[0]} is outside the model's vocabulary of {vocabulary}: tokenize with the checkpoint's own tokenizer")
+        raise PromptError(f"id {outside[0]} is outside the vocabulary of {vocabulary}: tokenize with the checkpoint's own tokenizer")
     return backend.run("token_embedding", torch.tensor(list(ids), dtype=torch.int64))
 
 
