@@ -111,7 +111,7 @@ def _entry(
         activations=", ".join(sorted({request.backend.activations(scheme) for scheme in used})),
         delegated=round(artifact.delegated, 4),
         operators=artifact.operators,
-        peak_memory_bytes=path.stat().st_size + artifact.arena_bytes,
+        peak_memory_bytes=path.stat().st_size + artifact.arena_bytes + artifact.packed_bytes,
         delegate=artifact.delegate,
     )
 

@@ -23,6 +23,7 @@ class Artifact:
     delegated: float  # share of compute operators that the delegate runs, 0 to 1
     operators: tuple[str, ...]  # operators outside the delegate, which a host must have
     arena_bytes: int  # activations and caches that the runtime allocates for the graph
+    packed_bytes: int  # weights that the delegate copies into a layout of its own when it loads them
 
 
 class Backend(Protocol):

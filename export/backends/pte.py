@@ -57,6 +57,7 @@ def read_pte(path: Path) -> Artifact:
         delegated=delegated / (delegated + outside) if delegated + outside else 0.0,
         operators=tuple(sorted(set(names))),
         arena_bytes=sum(plan.non_const_buffer_sizes),
+        packed_bytes=sum(named.values()),
     )
 
 

@@ -146,6 +146,8 @@ def test_what_the_bundle_says_of_itself(demo_bundle):
     assert manifest.bundle_bytes == sum(f.stat().st_size for f in demo_bundle.iterdir() if f.name not in ("README.md", "manifest.json"))
     shares = {share.scheme: share.weights for share in manifest.graphs["decoder"].schemes}
     assert shares["int4"] > 0.99 * sum(shares.values())
+    weights = sum(share.bytes for graph in manifest.graphs.values() for share in graph.schemes)
+    assert manifest.expected_memory_bytes > 2 * weights  # the file's pages, and the delegate's packed copy
     config = manifest.config()
     assert manifest.graphs["image_projector"].outputs[0].shape == (2304, config.decoder.width)
     assert manifest.graphs["video_projector"].outputs[0].shape == (98, config.decoder.width)
@@ -164,7 +166,7 @@ def test_no_verify_is_said_everywhere(capsys, tmp_path, monkeypatch):
         self.assigned = [StoredWeight(a.scheme.name, a.shape, a.weights) for a in assignments]
 
     monkeypatch.setattr(ExecutorchBackend, "lower", lower)
-    monkeypatch.setattr(ExecutorchBackend, "read", lambda self, path: Artifact(tuple(self.assigned), "xnnpack", 1.0, (), 0))
+    monkeypatch.setattr(ExecutorchBackend, "read", lambda self, path: Artifact(tuple(self.assigned), "xnnpack", 1.0, (), 0, 0))
     out = tmp_path / "bundle"
     code, text, _ = run(capsys, "--out", str(out), "--no-verify")
     assert code == 0 and "NOT verified" in text
