@@ -5,6 +5,8 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
+# False also where making $(VENV) was interrupted after its interpreter and before its pip.
+HAS_PIP := $(PY) -m pip --version >/dev/null 2>&1
 TWO_WORKERS := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 CHECKPOINT := calibration/demo/checkpoint
@@ -31,10 +33,10 @@ install: $(STAMP)
 
 # Again only when pyproject.toml is newer than the last installation that succeeded.
 $(STAMP): pyproject.toml
-	@test -x $(PY) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
+	@$(HAS_PIP) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
 		echo "error: $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo not there), and Python 3.11 or 3.12 is needed:" \
 			"install one and name it, for example make install PYTHON=python3.12" >&2; exit 2; }
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(HAS_PIP) || $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 		echo "error: $(PYTHON) cannot make virtual environments: install its venv package (Debian: apt install python3-venv)" >&2; exit 2; }
 	@echo "installing into $(VENV): a few minutes the first time"
 	@$(PIP) install -qq --editable '.[executorch,test]'

@@ -8,11 +8,11 @@ weights are random and seeded until `calibration.train` replaces them.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import math
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from export.arguments import ArgumentParser
 from export.checkpoint import save_checkpoint
 from export.config import ETP, ClipConfig, DecoderConfig, ModelConfig, ProjectorConfig, VideoMambaConfig
-from export.errors import command
+from export.errors import ExportError, command
 from export.model.mobile_videogpt import MobileVideoGPT
 
 DEFAULT_OUT = Path(__file__).parent / "demo" / "checkpoint"
@@ -159,24 +160,35 @@ def sentences() -> Iterator[str]:
 
 
 def make_demo(out: Path, seed: int = 0) -> None:
-    """Write the demo checkpoint's folder: config.json, model.safetensors, tokenizer.json, README.md. Same seed, same bytes."""
+    """Write the demo checkpoint's folder: config.json, model.safetensors, tokenizer.json, README.md. Same seed, same bytes.
+
+    Raises:
+        ExportError: they cannot be written; what stood in `out` stays as it was.
+    """
     tokenizer = train_tokenizer()
     tokens = tokenizer.get_vocab_size()
     vocab = math.ceil(tokens / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     config = demo_config(vocab, tuple(tokenizer.token_to_id(token) for token in STOP_TOKENS))
     model = initial_weights(config, seed)
-    save_checkpoint(model, out, dtype=torch.float16)
-    tokenizer.save(str(out / "tokenizer.json"))
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    (out / "README.md").write_text(README.format(seed=seed, parameters=parameters, tokens=tokens), encoding="utf-8")
+    out = out.resolve()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as folder:
+            partial = Path(folder)
+            save_checkpoint(model, partial, dtype=torch.float16)
+            (partial / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+            (partial / "README.md").write_text(README.format(seed=seed, parameters=parameters, tokens=tokens), encoding="utf-8")
+            out.mkdir(exist_ok=True)
+            for file in partial.iterdir():
+                file.replace(out / file.name)
+    except OSError as error:
+        raise ExportError(f"{out} cannot be written ({error.strerror}): choose another folder with --out") from error
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m calibration.make_demo",
-        description="Write the demo checkpoint: a small Mobile-VideoGPT with random weights and a tokenizer of its own.",
-    )
+    parser = ArgumentParser(prog="python -m calibration.make_demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (default: %(default)s)")
     arguments = parser.parse_args(argv)

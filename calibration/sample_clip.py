@@ -9,14 +9,15 @@ between versions of the encoder.
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from export.errors import command
+from export.arguments import ArgumentParser
+from export.errors import ExportError, command
 
 DEFAULT_OUT = Path(__file__).parent / "demo" / "sample.mp4"
 WIDTH, HEIGHT = 320, 240  # pixels
@@ -48,13 +49,17 @@ def draw_frames() -> Iterator[np.ndarray]:
 
 
 def write_clip(path: Path) -> None:
-    """Encode the clip as H.264 High, yuv420p, BT.601 limited range, with the index in front (faststart)."""
+    """Encode the clip as H.264 High, yuv420p, BT.601 limited range, with the index in front (faststart).
+
+    Raises:
+        ExportError: it cannot be written; a file that stood there stays as it was.
+    """
     import av
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
             # One thread: the encoder's choices depend on how many there are.
             options = {"profile": "high", "preset": "slow", "crf": "24", "g": "48", "threads": "1"}
@@ -69,8 +74,11 @@ def write_clip(path: Path) -> None:
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         partial.replace(path)
+    except OSError as error:  # PyAV's own among them
+        raise ExportError(f"{path} cannot be written ({error.strerror}): choose another file with --out") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
+            partial.unlink(missing_ok=True)
 
 
 def _background(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -92,7 +100,7 @@ def _between(start: float, end: float, share: float) -> float:
 
 @command
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m calibration.sample_clip", description="Draw the sample clip and encode it as an mp4.")
+    parser = ArgumentParser(prog="python -m calibration.sample_clip", description=__doc__)
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="the file to write (default: %(default)s)")
     options = parser.parse_args(arguments)
     write_clip(options.out)

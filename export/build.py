@@ -13,9 +13,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from export.errors import ArgumentParser, BackendError, command
+from export.arguments import ArgumentParser, add_weight_arguments
+from export.errors import BackendError, command
 from export.quant import presets
+
+if TYPE_CHECKING:
+    from export.backends.base import Backend
+    from export.config import ModelConfig
 
 TARGETS = ("executorch", "coreml", "onnx")
 DEMO_CHECKPOINT = Path(__file__).resolve().parent.parent / "calibration" / "demo" / "checkpoint"
@@ -28,17 +34,19 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--target", required=True, choices=TARGETS)
     checkpoint_help = "released layout, LoRA fine-tune or hub id (default: the demo)"
     parser.add_argument("--checkpoint", metavar="PATH_OR_HUB_ID", default=str(DEMO_CHECKPOINT), help=checkpoint_help)
-    parser.add_argument("--clip", metavar="PATH", help="CLIP weights, if the checkpoint has none or others are wanted")
-    parser.add_argument("--videomamba", metavar="PATH", help="VideoMamba weights, likewise")
-    parser.add_argument("--base", metavar="PATH", help="the Qwen2.5 base of a LoRA fine-tune")
+    add_weight_arguments(parser)
     parser.add_argument("--recipe", default=presets.DEFAULT, metavar="R", help=f"{', '.join(presets.PRESETS)} (default: {presets.DEFAULT})")
     quant_help = "another scheme for one component, e.g. decoder=int8; may be repeated"
     parser.add_argument("--quant", action="append", default=[], metavar="C=S", help=quant_help)
     parser.add_argument("--kernels", choices=("stock", "fused"), default="stock", help="operators the host must have (default: stock)")
     parser.add_argument("--delegate", choices=("xnnpack", "coreml"), default="xnnpack", help="of the executorch target (default: xnnpack)")
+    parser.add_argument("--deployment", choices=("iOS18", "iOS26"), help="oldest system that a coreml bundle runs on (planned)")
     parser.add_argument("--max-context", type=int, default=4096, metavar="N", help="tokens that the cache holds (default: 4096)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="bundle folder to write (default: bundles/CHECKPOINT-TARGET-RECIPE)")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be built, its size, memory and time; load no weights")
+    parser.add_argument("--min-accuracy", type=float, metavar="X", help="share of questions that the bundle must answer right (planned)")
+    parser.add_argument("--max-kl", type=float, metavar="X", help="how far its next-token distributions may be from the model's (planned)")
+    dry_run_help = "print what would be built, its size, memory and time; reads headers, of a LoRA fine-tune also what it changes"
+    parser.add_argument("--dry-run", action="store_true", help=dry_run_help)
     parser.add_argument("--no-verify", action="store_true", help="do not hold the bundle against the model; every runtime warns")
     return parser.parse_args(argv)
 
@@ -48,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     backend = choose_backend(args)
 
+    from export.bundle_writer import BundleWriter
     from export.checkpoint import open_checkpoint
     from export.components import COMPONENTS
     from export.plan import plan_build, table
@@ -57,6 +66,8 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
     check_context(args.max_context, checkpoint.config)
     plan = plan_build(checkpoint, recipe, args.max_context)
+    out = args.out or Path("bundles") / f"{Path(checkpoint.name).name}-{args.target}-{recipe.name}"
+    writer = BundleWriter(out)  # refuses a destination that is not ours to replace, in a dry run too
     print(f"{checkpoint.name} -> {args.target}, recipe {recipe.name}", flush=True)
     print(table(plan), flush=True)
     if args.dry_run:
@@ -65,8 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     from export.pipeline import Request, build
     from export.progress import Progress
 
-    out = args.out or Path("bundles") / f"{Path(checkpoint.name).name}-{args.target}-{recipe.name}"
-    request = Request(checkpoint, backend, recipe, plan, args.max_context, out, verify=not args.no_verify, kernels=args.kernels)
+    request = Request(checkpoint, backend, recipe, plan, args.max_context, writer, verify=not args.no_verify, kernels=args.kernels)
     progress = Progress(len(plan.graphs) + (1 if args.no_verify else 2))  # the graphs, the reference, parity
     try:
         manifest = build(request, progress)
@@ -76,11 +86,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{out}: {manifest.bundle_bytes / 1e6:.1f} MB, {manifest.bits_per_weight:.2f} bits per weight, {verified}")
 
 
-def choose_backend(args: argparse.Namespace):
+def choose_backend(args: argparse.Namespace) -> Backend:
     """The target's backend.
 
     Raises:
-        BackendError: the target, its kernels or its delegate are not part of this version.
+        BackendError: the target, or an option, is not part of this version.
     """
     if args.target != "executorch":
         raise BackendError(f"--target {args.target} is not part of this version: use --target executorch")
@@ -88,12 +98,17 @@ def choose_backend(args: argparse.Namespace):
         raise BackendError("--kernels fused is not part of this version: leave it out for stock operators")
     if args.delegate != "xnnpack":
         raise BackendError(f"--delegate {args.delegate} is not part of this version: leave it out for xnnpack")
+    if args.deployment is not None:
+        raise BackendError("--deployment is not part of this version: it is for --target coreml; leave it out")
+    for option, value in (("--min-accuracy", args.min_accuracy), ("--max-kl", args.max_kl)):
+        if value is not None:
+            raise BackendError(f"{option} is not part of this version: leave it out, the parity ladder verifies the bundle")
     from export.backends.executorch import ExecutorchBackend
 
     return ExecutorchBackend()
 
 
-def check_context(max_context: int, config) -> None:
+def check_context(max_context: int, config: ModelConfig) -> None:
     """A cache must hold the video and a conversation, and be no longer than the model was made for."""
     least = config.visual_tokens + MIN_CONTEXT
     if max_context < least:

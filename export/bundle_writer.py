@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import errno
 import json
 import os
 import re
@@ -23,12 +22,11 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 from export.bundle import files_below, hash_path
-from export.errors import BundleError
+from export.errors import NO_SPACE, BundleError
 from export.manifest import MANIFEST_FILE, FileEntry, Manifest
 from export.model_card import render_model_card
 
 MODEL_CARD = "README.md"
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # Python itself turns SIGINT into an exception
 
 _partials_in_use: set[Path] = set()  # of this process; in a container the process killed before may have had the same pid

@@ -1,7 +1,8 @@
 """Checkpoints in the released Mobile-VideoGPT layout: opened by their headers, loaded part by part, written back.
 
 Every stored tensor is consumed once or dropped with a reason (`export/checkpoint_keys.py`); anything else is an error that
-names the tensor. Weights are read only by `Checkpoint.load` and `Checkpoint.fingerprint`.
+names the tensor. Weights are read only by `Checkpoint.load` and `Checkpoint.fingerprint`, but for a LoRA fine-tune's changes, which
+are merged when it is opened.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from export import checkpoint_sizes as sizes
 from export.checkpoint_keys import CLIP, EMBEDDING, HEAD, released_name, to_released
 from export.checkpoint_match import VISION_GROUPS, Found, Source, assign, check, with_vision
-from export.config import ETP, MLP, ModelConfig, ProjectorConfig
-from export.errors import CheckpointError
+from export.checkpoint_places import in_checkpoint, in_fine_tune
+from export.config import ETP, GRAPHS, MLP, ModelConfig, ProjectorConfig
+from export.errors import CheckpointError, one_line
 from export.model.clip import HEAD_DIM as CLIP_HEAD_DIM
 from export.model.mobile_videogpt import MobileVideoGPT
 from export.model.preprocess import CLIP_MEAN, CLIP_STD, VIDEOMAMBA_MEAN, VIDEOMAMBA_STD, Normalize
 from export.tensor_files import fetch, read_folder, read_json
 
-PARTS = ("image_encoder", "frame_scorer", "video_encoder", "image_projector", "video_projector", "token_embedding", "decoder")
 NORMALIZATION = {"image_encoder": (CLIP_MEAN, CLIP_STD), "video_encoder": (VIDEOMAMBA_MEAN, VIDEOMAMBA_STD)}
 TOKENIZER = "tokenizer.json"
 
@@ -64,9 +66,9 @@ class Checkpoint:
         With `parts` (names of submodules) only these get weights, the others stay on the meta device. With a tied head,
         the embedding and the decoder share one tensor.
         """
-        wanted = set(PARTS if parts is None else parts)
-        if unknown := wanted - set(PARTS):
-            raise ValueError(f"no such part: {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}")
+        wanted = set(GRAPHS if parts is None else parts)
+        if unknown := wanted - set(GRAPHS):
+            raise ValueError(f"no such part: {', '.join(sorted(unknown))}; parts are {', '.join(GRAPHS)}")
         with torch.device("meta"):
             model = MobileVideoGPT(self.config)
         for name, source in self.sources.items():
@@ -85,40 +87,43 @@ class Checkpoint:
 def open_checkpoint(
     source: str | Path, clip: str | Path | None = None, videomamba: str | Path | None = None, base: str | Path | None = None
 ) -> Checkpoint:
-    """Open a checkpoint by its headers: a folder in released layout, a LoRA fine-tune's folder, or a hub id of either.
+    """Open a checkpoint: a folder in released layout, a LoRA fine-tune's folder, or a hub id of either.
+
+    Headers alone are read, but for a fine-tune: its adapter and what it changes of the base are read and merged, in float32.
 
     `clip` (a Hugging Face CLIP folder, weights file or hub id) and `videomamba` (a weights file, folder or hub id) win over
     the checkpoint's own copies; where it has none and none is named, the release's sources are fetched from the hub.
     `base` is the Qwen2.5 (or whole Mobile-VideoGPT) that a LoRA fine-tune belongs to, its adapter config's by default.
     Errors: `CheckpointError`, one line.
     """
-    folder = fetch(source, "the checkpoint", "give a folder in the released Mobile-VideoGPT layout, or a hub id")
+    folder = fetch(source, "the checkpoint", "give a folder in the released Mobile-VideoGPT layout")
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: give the checkpoint's folder, with config.json and the weights")
     text_folders = [folder]
     if (folder / "adapter_config.json").is_file():
-        from export.lora import open_fine_tune
+        from export.lora import NON_LORA_FILE, open_fine_tune
 
         settings, tensors, base_folder = open_fine_tune(folder, base)
         text_folders.append(base_folder)
+        places = in_fine_tune(folder, base_folder, (folder / NON_LORA_FILE).is_file())
     elif base is not None:
         raise CheckpointError(f"--base belongs to a LoRA fine-tune, but {folder} has no adapter_config.json: leave it out")
     else:
         settings = read_json(folder / "config.json")
         sizes.check_settings(settings, str(folder))
-        tensors = read_folder(folder)
+        tensors, places = read_folder(folder), in_checkpoint(folder)
     tokenizer_file = next((f / TOKENIZER for f in text_folders if (f / TOKENIZER).is_file()), None)
     stop_ids = sizes.stop_ids(settings, folder, tokenizer_file)
 
     dropped: dict[str, str] = {}
-    found = [Found(name, name, stored) for name, stored in tensors.items()]
+    found = [Found(name, name, stored, places["decoder"]) for name, stored in tensors.items()]
     for group, named in zip(VISION_GROUPS, (clip, videomamba)):
-        found = with_vision(found, group, named, dropped)
+        found = with_vision(found, group, named, dropped, places)
     sources, unknown = assign(found, dropped)
     shapes = {name: source.shape for name, source in sources.items()}
     kinds = {name.split(".")[0]: source.rule.projector_kind for name, source in sources.items() if source.rule.projector_kind}
-    config = sizes.infer(settings, shapes, kinds, stop_ids)
-    used = check(config, sources, unknown, dropped)
+    config = sizes.infer(settings, shapes, kinds, stop_ids, places)
+    used = check(config, sources, unknown, dropped, places)
     name = folder.resolve().name if Path(source).expanduser().exists() else str(source)
     return Checkpoint(name, config, dropped, tokenizer_file, dict(sorted(used.items())))
 
@@ -129,7 +134,7 @@ def save_checkpoint(
     """Write a model as a folder in released layout, its weights in `dtype`: config.json and model.safetensors.
 
     `config_extra` adds settings to config.json, or replaces ours. CLIP gets back the layer that never runs and its last
-    norm, as zeros, so that the names are the release's.
+    norm, as zeros, so that the names are the release's. Errors: `CheckpointError` where the weights cannot be written.
     """
     config = model.config
     if config.clip.heads * CLIP_HEAD_DIM != config.clip.width:
@@ -147,10 +152,15 @@ def save_checkpoint(
         tensors[f"{CLIP}.post_layernorm.{leaf}"] = torch.zeros(config.clip.width, dtype=dtype)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    weights = folder / "model.safetensors"
+    try:
+        save_file(tensors, weights, metadata={"format": "pt"})
+    except SafetensorError as error:  # also of a full disk
+        weights.unlink(missing_ok=True)
+        raise CheckpointError(f"{weights} cannot be written ({one_line(error)}): free some space, or choose another folder") from error
     settings = _settings(config, dtype) | (config_extra or {})
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)  # safetensors lets only its owner read it
+    weights.chmod((folder / "config.json").stat().st_mode)  # safetensors lets only its owner read it
 
 
 def _settings(config: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:

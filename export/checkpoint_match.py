@@ -23,6 +23,7 @@ from export.checkpoint_keys import (
     released_name,
     to_ours,
 )
+from export.checkpoint_places import Place, Places
 from export.config import ETP, ModelConfig
 from export.errors import CheckpointError
 from export.model.mobile_videogpt import MobileVideoGPT
@@ -35,11 +36,12 @@ CLIP_LAYER = re.compile(r"image_encoder\.layers\.(\d+)\..+")
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A stored tensor under its released name. `label` says where it is: its name, behind its file's where that was named."""
+    """A stored tensor under its released name. `label` is its name in `place`, behind its file's where that was named."""
 
     label: str
     released: str
     stored: StoredTensor
+    place: Place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,7 @@ class VisionGroup:
     """One of the frozen encoders: where it stands in a checkpoint, and where the release takes it from otherwise."""
 
     title: str
+    part: str  # by our name
     option: str  # of the command line
     prefix: str  # of its released names
     hub_id: str
@@ -88,32 +91,46 @@ def _videomamba_name(name: str) -> str:
 
 
 VISION_GROUPS = (
-    VisionGroup("CLIP", "--clip", CLIP, "openai/clip-vit-base-patch16", None, _clip_name),
+    VisionGroup("CLIP", "image_encoder", "--clip", CLIP, "openai/clip-vit-base-patch16", None, _clip_name),
     VisionGroup(
-        "VideoMamba", "--videomamba", VIDEOMAMBA, "OpenGVLab/VideoMamba", "videomamba_m16_25M_f8_res224.pth", _videomamba_name
+        "VideoMamba",
+        "video_encoder",
+        "--videomamba",
+        VIDEOMAMBA,
+        "OpenGVLab/VideoMamba",
+        "videomamba_m16_25M_f8_res224.pth",
+        _videomamba_name,
     ),
 )
 
 
-def with_vision(found: list[Found], group: VisionGroup, named: str | Path | None, dropped: dict[str, str]) -> list[Found]:
-    """`found` with the group's tensors from the file that the user named, else the checkpoint's own, else the release's source."""
+def with_vision(
+    found: list[Found], group: VisionGroup, named: str | Path | None, dropped: dict[str, str], places: dict[str, Place]
+) -> list[Found]:
+    """`found` with the group's tensors from the file that the user named, else the checkpoint's own, else the release's source.
+
+    Fills `dropped` with what is replaced, and `places` with the group's.
+    """
     own = [tensor for tensor in found if tensor.released.startswith(group.prefix + ".")]
     if own and named is None:
         return found
     if named is None:
-        advice = f"the checkpoint has no {group.title} weights, so name them with {group.option}"
+        advice = f"name the {group.title} weights, which the checkpoint lacks, with {group.option}"
     else:
-        advice = f"{group.option} takes a weights file, a folder of weights or a hub id"
+        advice = f"give {group.option} a weights file, a folder of weights or a hub id"
     path = fetch(named or group.hub_id, f"{group.title} source", advice, group.hub_file)
-    named_tensors = [Found(f"{path.name}/{name}", group.rename(name), stored) for name, stored in read_tensors(path).items()]
-    if not any(tensor.released.startswith(group.prefix + ".") for tensor in named_tensors):
-        raise CheckpointError(f"{path} holds no {group.title} weights: {advice}")
+    place = Place(f"the {group.title} source {path}", f"give {group.option} other weights, such as the release's {group.hub_id}")
+    named_tensors = [Found(f"{path.name}/{name}", group.rename(name), stored, place) for name, stored in read_tensors(path).items()]
+    if not any(our_name(tensor.released) and tensor.released.startswith(group.prefix + ".") for tensor in named_tensors):
+        takes = f"{group.option} takes a weights file, a folder of weights or a hub id"
+        raise CheckpointError(f"{path} holds no {group.title} weights: {takes}, such as {group.hub_id}")
+    places[group.part] = place
     dropped |= {tensor.label: f"replaced by {path} ({group.option})" for tensor in own}
     return [tensor for tensor in found if tensor not in own] + named_tensors
 
 
-def assign(found: Iterable[Found], dropped: dict[str, str]) -> tuple[dict[str, Source], list[str]]:
-    """Translate names by the table: sources by our names, and the labels that no rule knows. Fills `dropped`."""
+def assign(found: Iterable[Found], dropped: dict[str, str]) -> tuple[dict[str, Source], list[Found]]:
+    """Translate names by the table: sources by our names, and the tensors that no rule knows. Fills `dropped`."""
     sources: dict[str, Source] = {}
     unknown = []
     for tensor in found:
@@ -121,7 +138,7 @@ def assign(found: Iterable[Found], dropped: dict[str, str]) -> tuple[dict[str, S
         if reason := reason_dropped(tensor.released):
             dropped[tensor.label] = reason
         elif translated is None:
-            unknown.append(tensor.label)
+            unknown.append(tensor)
         else:
             ours, rule = translated
             if ours in sources:
@@ -130,35 +147,83 @@ def assign(found: Iterable[Found], dropped: dict[str, str]) -> tuple[dict[str, S
     return sources, unknown
 
 
-def check(config: ModelConfig, sources: dict[str, Source], unknown: list[str], dropped: dict[str, str]) -> dict[str, Source]:
+def check(
+    config: ModelConfig, sources: dict[str, Source], unknown: list[Found], dropped: dict[str, str], places: Places
+) -> dict[str, Source]:
     """The sources that make up a model of these sizes; the rest goes to `dropped`.
 
-    Errors: `CheckpointError` naming the tensors that are missing, left over, of another shape or not of floats.
+    Errors: `CheckpointError` naming the tensors that are missing, left over, of another shape or not of floats, and where.
     """
+    _check_widths(config, sources, places)
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in MobileVideoGPT(config).state_dict().items()}
     if config.decoder.tied:
         del expected[HEAD]
-    unknown, used = list(unknown), {}
+    faults = {place: Faults() for place in [*places.values(), *(tensor.place for tensor in unknown)]}
+    for tensor in unknown:
+        faults[tensor.place].unknown.append(tensor.label)
+    used = {}
     for name, source in sources.items():
-        layer = CLIP_LAYER.fullmatch(name)
+        layer, at_fault = CLIP_LAYER.fullmatch(name), faults[_place(places, name)]
         if name in expected:
             used[name] = source
+            if source.shape != expected[name]:
+                at_fault.misshaped.append(f"{source.label} is {list(source.stored.shape)}, expected {_stored(expected[name], source.rule)}")
+            if source.dtype not in FLOATS:
+                at_fault.no_floats.append(f"{source.label} {source.dtype}")
         elif layer and int(layer[1]) >= config.clip.depth:
             dropped[source.label] = UNREACHED_CLIP
         elif name == HEAD:
             dropped[source.label] = TIED
         else:
-            unknown.append(source.label)
+            at_fault.unknown.append(source.label)
     kinds = {"image_projector": config.image_projector.kind, "video_projector": config.video_projector.kind}
-    missing = [released_name(name, kinds.get(name.split(".")[0], ETP))[0] for name in expected.keys() - used.keys()]
-    misshaped = [f"{s.label} {list(s.stored.shape)}" for name, s in used.items() if s.shape != expected[name]]
-    no_floats = [f"{s.label} {s.dtype}" for s in used.values() if s.dtype not in FLOATS]
-    problems = {"missing": missing, "unknown": unknown, "of the wrong shape": misshaped, "not of floats": no_floats}
-    if any(problems.values()):
-        told = "; ".join(f"{_names(names)} {problem}" for problem, names in problems.items() if names)
-        raise CheckpointError(f"the tensors are not those of Mobile-VideoGPT with this config.json: {told}")
+    for name in expected.keys() - used.keys():
+        faults[_place(places, name)].missing.append(released_name(name, kinds.get(name.split(".")[0], ETP))[0])
+    complaints = [f"in {place.title}, {told}: {place.advice}" for place, found in faults.items() if (told := found.told())]
+    if complaints:
+        raise CheckpointError("; ".join(complaints))
     return used
+
+
+@dataclasses.dataclass
+class Faults:
+    """What is wrong with the tensors of one place."""
+
+    missing: list[str] = dataclasses.field(default_factory=list)
+    unknown: list[str] = dataclasses.field(default_factory=list)
+    misshaped: list[str] = dataclasses.field(default_factory=list)
+    no_floats: list[str] = dataclasses.field(default_factory=list)
+
+    def told(self) -> str:
+        """In words, "" where there is nothing."""
+        words = {"missing": self.missing, "unknown": self.unknown, "not of floats": self.no_floats}
+        told = [f"{_names(names)} {problem}" for problem, names in words.items() if names]
+        if self.misshaped:
+            more = f" (and {len(self.misshaped) - 1} more of the wrong shape)" if len(self.misshaped) > 1 else ""
+            told.append(f"{min(self.misshaped)}{more}")
+        return "; ".join(told)
+
+
+def _check_widths(config: ModelConfig, sources: dict[str, Source], places: Places) -> None:
+    """An encoder of another size than the checkpoint's projector was trained on is the encoder's fault, where it came separately."""
+    for encoder, projector, width in (
+        ("image_encoder", "image_projector", config.clip.width),
+        ("video_encoder", "video_projector", config.videomamba.width),
+    ):
+        first, place = sources.get(f"{projector}.mlp.linears.0.weight"), places[encoder]
+        if first and place != places[projector] and len(first.shape) == 2 and first.shape[1] != width:
+            takes = f"{places[projector].title} takes {first.shape[1]}"
+            raise CheckpointError(f"{place.title} gives features of width {width}, but the projector of {takes}: {place.advice}")
+
+
+def _place(places: Places, name: str) -> Place:
+    return places[name.split(".")[0]]
+
+
+def _stored(shape: tuple[int, ...], rule: Rule) -> list[int]:
+    """What `our_shape` took out, put back: the shape that a file should have."""
+    return [*shape[:2], 1, *shape[2:]] if rule.conv3d else list(shape)
 
 
 def _names(names: list[str]) -> str:

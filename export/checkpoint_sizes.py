@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from export.checkpoint_keys import HEAD, released_name
+from export.checkpoint_places import Places
 from export.config import (
     ETP,
     LINEAR,
@@ -21,10 +22,10 @@ from export.config import (
 )
 from export.errors import CheckpointError
 from export.model.clip import HEAD_DIM as CLIP_HEAD_DIM
+from export.model.prompt import END_OF_TURN
 from export.tensor_files import read_json
 
 MODEL_TYPE = "MobileVideoGPT"  # how the release's model_type begins: MobileVideoGPT_qwen
-END_OF_TURN = "<|im_end|>"
 PROJECTOR_TYPE_KEYS = {"image_projector": "image_mm_projector_type", "video_projector": "mm_projector_type"}
 
 Shapes = Mapping[str, tuple[int, ...]]  # by our names
@@ -50,15 +51,16 @@ def check_settings(settings: dict, where: str, also: str | None = None) -> None:
             raise CheckpointError(f"{where}: config.json sets {key} to {settings.get(key)}, which is not supported")
 
 
-def infer(settings: dict, shapes: Shapes, kinds: Mapping[str, str], stop_ids: tuple[int, ...]) -> ModelConfig:
+def infer(settings: dict, shapes: Shapes, kinds: Mapping[str, str], stop_ids: tuple[int, ...], places: Places) -> ModelConfig:
     """The sizes of a checkpoint.
 
     `shapes` are its tensors', by our names; `kinds` tells which kind of projector its names are of ("image_projector" ->
-    "etp"). Errors: `CheckpointError` naming the tensor or the setting that is missing or does not fit.
+    "etp"), `places` where the parts come from. Errors: `CheckpointError` naming the tensor or the setting that is missing or does
+    not fit.
     """
-    clip = _clip(settings, shapes)
-    videomamba = _videomamba(shapes)
-    decoder = _decoder(settings, shapes)
+    clip = _clip(settings, shapes, places)
+    videomamba = _videomamba(shapes, places)
+    decoder = _decoder(settings, shapes, places)
     topk = settings.get("topk", True)
     if not isinstance(topk, bool):
         raise CheckpointError(f"config.json sets topk to {topk!r}: expected true or false")
@@ -88,42 +90,54 @@ def stop_ids(settings: dict, folder: Path, tokenizer_file: Path | None) -> tuple
     return tuple(dict.fromkeys(found))
 
 
-def _clip(settings: dict, shapes: Shapes) -> ClipConfig:
-    width, _, patch_size, _ = _shape(shapes, "image_encoder.patch_embedding.weight", 4)
+def _clip(settings: dict, shapes: Shapes, places: Places) -> ClipConfig:
+    width, _, patch_size, _ = _shape(shapes, places, "image_encoder.patch_embedding.weight", "width, 3, patch, patch")
     if width % CLIP_HEAD_DIM:
-        raise CheckpointError(f"CLIP's width {width} is no multiple of {CLIP_HEAD_DIM}, the width of its heads")
+        place = places["image_encoder"]
+        raise CheckpointError(
+            f"CLIP's width {width} in {place.title} is no multiple of {CLIP_HEAD_DIM}, the width of its heads: {place.advice}"
+        )
     stored = _count(shapes, "image_encoder.layers")
     select = settings.get("mm_vision_select_layer", -2)
     if type(select) is not int or not -stored <= select + 1 <= stored:
         raise CheckpointError(f"config.json sets mm_vision_select_layer to {select!r}, but CLIP has {stored} layers")
     depth = select if select >= 0 else stored + 1 + select  # hidden_states[0] is the embedding, [-1] the last layer's output
-    mlp_width, _ = _shape(shapes, "image_encoder.layers.0.fc1.weight", 2)
+    mlp_width, _ = _shape(shapes, places, "image_encoder.layers.0.fc1.weight", "mlp width, width")
     return ClipConfig(width=width, depth=depth, heads=width // CLIP_HEAD_DIM, mlp_width=mlp_width, patch_size=patch_size)
 
 
-def _videomamba(shapes: Shapes) -> VideoMambaConfig:
+def _videomamba(shapes: Shapes, places: Places) -> VideoMambaConfig:
     scan = "video_encoder.layers.0.mixer.directions.0"
-    width, _, patch_size, _ = _shape(shapes, "video_encoder.patch_embedding.weight", 4)
-    d_inner, d_state = _shape(shapes, f"{scan}.A_log", 2)
-    _, _, d_conv = _shape(shapes, f"{scan}.conv.weight", 3)
-    _, dt_rank = _shape(shapes, f"{scan}.dt_proj.weight", 2)
+    width, _, patch_size, _ = _shape(shapes, places, "video_encoder.patch_embedding.weight", "width, 3, 1, patch, patch")
+    d_inner, d_state = _shape(shapes, places, f"{scan}.A_log", "inner width, states")
+    _, _, d_conv = _shape(shapes, places, f"{scan}.conv.weight", "inner width, 1, kernel")
+    _, dt_rank = _shape(shapes, places, f"{scan}.dt_proj.weight", "inner width, rank")
     depth = _count(shapes, "video_encoder.layers")
     config = VideoMambaConfig(width, depth, d_inner, d_state, d_conv, dt_rank, patch_size)
     if config.grid == 0 or config.grid % VIDEO_FRAME_POOL_SIDE:
-        raise CheckpointError(f"VideoMamba's patches of {patch_size} pixels make no grid that pools to {VIDEO_FRAME_POOL_SIDE}x7")
+        place, pooled = places["video_encoder"], f"{VIDEO_FRAME_POOL_SIDE}x{VIDEO_FRAME_POOL_SIDE}"
+        raise CheckpointError(
+            f"VideoMamba's patches of {patch_size} pixels in {place.title} make no grid that pools to {pooled}: {place.advice}"
+        )
     return config
 
 
-def _decoder(settings: dict, shapes: Shapes) -> DecoderConfig:
+def _decoder(settings: dict, shapes: Shapes, places: Places) -> DecoderConfig:
     width, heads = _number(settings, "hidden_size"), _number(settings, "num_attention_heads")
     kv_heads = _number(settings, "num_key_value_heads", heads)
     if heads % kv_heads:
         raise CheckpointError(f"config.json: {heads} num_attention_heads do not divide among {kv_heads} num_key_value_heads")
+    layers, stored = _number(settings, "num_hidden_layers"), _count(shapes, "decoder.layers")
+    if stored and stored != layers:
+        place = places["decoder"]
+        raise CheckpointError(
+            f"config.json sets num_hidden_layers to {layers}, but {place.title} stores {stored} decoder layers: {place.advice}"
+        )
     tied = settings.get("tie_word_embeddings")
     rope = settings.get("rope_parameters") or {}
     return DecoderConfig(
         width=width,
-        layers=_number(settings, "num_hidden_layers"),
+        layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=_number(settings, "head_dim", width // heads),
@@ -150,11 +164,13 @@ def _projector(part: str, settings: dict, shapes: Shapes, kinds: Mapping[str, st
     return ProjectorConfig(kind, {ETP: 2, LINEAR: 1}.get(kind, depth), in_width, out_width)
 
 
-def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+def _shape(shapes: Shapes, places: Places, name: str, expected: str) -> tuple[int, ...]:
+    """The shape of our tensor `name`; `expected` words the stored one, which `our_shape` may have made shorter."""
+    place, (released, rule) = places[name.split(".")[0]], released_name(name, ETP)
     if name not in shapes:
-        raise CheckpointError(f"the checkpoint lacks {released_name(name, ETP)[0]}: download it again")
-    if len(shapes[name]) != dimensions:
-        raise CheckpointError(f"{released_name(name, ETP)[0]} has the wrong shape {list(shapes[name])}")
+        raise CheckpointError(f"{place.title} lacks {released}: {place.advice}")
+    if len(shapes[name]) != len(expected.split(", ")) - rule.conv3d:
+        raise CheckpointError(f"in {place.title}, {released} is {list(shapes[name])}, expected [{expected}]: {place.advice}")
     return shapes[name]
 
 

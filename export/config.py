@@ -7,6 +7,8 @@ code (16 frames, 8 key frames, 224x224, pooling grids) stands here as constants.
 from __future__ import annotations
 
 import dataclasses
+import typing
+from typing import Literal
 
 FRAMES = 16  # frames the image encoder sees
 CHUNKS = 2  # scoring is done within chunks ...
@@ -21,6 +23,10 @@ VIDEO_FRAME_POOL_SIDE = 7  # each key frame's 14x14 grid is averaged 2x2 to 7x7 
 VIDEO_POOL_SIDE = 7  # ET-Proj pools a chunk's 4 x 49 tokens, read as a 14x14 grid, to 7x7
 
 ETP, LINEAR, MLP = "etp", "linear", "mlp"  # projector kinds
+
+# The graphs of a bundle, and the parts of the model that they are made from.
+GraphName = Literal["image_encoder", "frame_scorer", "video_encoder", "image_projector", "video_projector", "token_embedding", "decoder"]
+GRAPHS: tuple[str, ...] = typing.get_args(GraphName)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,16 +6,15 @@ stderr and exit code 2. Anything else is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import functools
 import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 EXIT_BELOW_THRESHOLD = 1  # parity ran and failed
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # of a write to a full disk
 
 
 class ExportError(Exception):
@@ -54,16 +53,6 @@ class ParityError(ExportError):
     exit_code = EXIT_BELOW_THRESHOLD
 
 
-class ArgumentParser(argparse.ArgumentParser):
-    """Reports a wrong command line as all other bad input is reported: one line on stderr, exit code 2."""
-
-    def __init__(self, *, prog: str, description: str | None):
-        super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    def error(self, message: str) -> NoReturn:
-        raise ExportError(f"{message} (see {self.prog} --help)")
-
-
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Decorate a CLI's `main`: bad input becomes one line on stderr and an exit code, a bug keeps its traceback."""
 
@@ -81,7 +70,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             sys.stderr.close()  # the reader of our output went away; nothing is left to say, and to nobody
             return EXIT_BAD_INPUT
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_SPACE:
                 raise
             where = f" ({error.filename})" if error.filename else ""
             print(f"error: no space left on the device{where}: free some, or choose another folder", file=sys.stderr)

@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from export.checkpoint_sizes import check_settings
 from export.errors import CheckpointError, one_line
+from export.quiet import quiet
 from export.tensor_files import Tensors, fetch, in_memory, read_file, read_folder, read_json
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 NON_LORA_FILE = "non_lora_trainables.bin"
 PEFT_PREFIX = "base_model.model."
+PROJECTORS = ("model.image_mm_projector.", "model.mm_projector.")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -42,8 +44,10 @@ def open_fine_tune(folder: Path, base: str | Path | None) -> tuple[dict, Tensors
     else:
         settings = read_json(base_folder / "config.json")
         check_settings(settings, str(base_folder), also="qwen2")
-    stored = read_folder(base_folder)
-    merged = {name: in_memory(tensor) for name, tensor in _merge(folder, stored).items()}
+    stored, adapter = read_folder(base_folder), _adapter(folder)
+    _check_projectors(folder, {*stored, *map(_released, adapter)})
+    with quiet():  # PEFT brings libraries that report what they could not load
+        merged = {name: in_memory(tensor) for name, tensor in _merge(folder, adapter, stored).items()}
     changed = merged | _non_lora_trainables(folder)
     tensors = stored | changed
     if settings.get("tie_word_embeddings") and not adapter_config.get("ensure_weight_tying") and changed.keys() & {EMBEDDING, HEAD}:
@@ -54,16 +58,32 @@ def open_fine_tune(folder: Path, base: str | Path | None) -> tuple[dict, Tensors
     return settings, tensors, base_folder
 
 
-def _merge(folder: Path, stored: Tensors) -> dict[str, Tensor]:
+def _adapter(folder: Path) -> Tensors:
+    """The adapter's tensors under PEFT's names, not read yet."""
+    file = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"{folder} has an adapter_config.json but no {ADAPTER_FILES[0]}: download the fine-tune again")
+    return read_file(file)
+
+
+def _check_projectors(folder: Path, names: set[str]) -> None:
+    """Refuse a fine-tune whose projectors are nowhere: neither beside the adapter nor among `names`, its own and the base's."""
+    if not (folder / NON_LORA_FILE).is_file():
+        for prefix in PROJECTORS:
+            if not any(name.startswith(prefix) for name in names):
+                raise CheckpointError(
+                    f"{folder} has no {NON_LORA_FILE}, which holds the projectors that were trained beside the adapter "
+                    f"({prefix.removesuffix('.')}): copy it from the training's output, or give a whole Mobile-VideoGPT with --base"
+                )
+
+
+def _merge(folder: Path, adapter_file: Tensors, stored: Tensors) -> dict[str, Tensor]:
     """The tensors that the adapter changes, merged, by their names in the base."""
     try:
         from peft import LoraConfig, PeftModel, set_peft_model_state_dict
     except ImportError as error:
-        raise CheckpointError(f"{folder} is a LoRA fine-tune, which PEFT merges: pip install mobile-videogpt-export[lora]") from error
-    file = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
-    if file is None:
-        raise CheckpointError(f"{folder} has an adapter_config.json but no {ADAPTER_FILES[0]}: download the fine-tune again")
-    adapter = {name: tensor.read().float() for name, tensor in read_file(file).items()}
+        raise CheckpointError(f"{folder} is a LoRA fine-tune, which PEFT merges: pip install -e '.[lora]'") from error
+    adapter = {name: tensor.read().float() for name, tensor in adapter_file.items()}
     tree = _module_tree(_touched(adapter, stored))
     try:
         config = LoraConfig.from_pretrained(str(folder))

@@ -12,18 +12,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from export.config import ModelConfig
+from export.config import GRAPHS, GraphName, ModelConfig
 from export.errors import BundleError
 from export.strict_json import REMEDY, Rule, decode, refuse
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
-GraphName = Literal["image_encoder", "frame_scorer", "video_encoder", "image_projector", "video_projector", "token_embedding", "decoder"]
-GRAPHS: tuple[str, ...] = typing.get_args(GraphName)
 DIGEST = "manifest_sha256"
 
 _PART = r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]+"  # no '.', no '..': a path cannot leave the bundle
@@ -90,9 +87,9 @@ class GraphEntry:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderInterface:
-    """How a host drives the decoder; `details` is the kind's own (functions, chunk sizes, padding and mask rule, cache names)."""
+    """How a host drives the decoder; `details` is the interface's own (functions, chunk sizes, padding and mask rule, cache names)."""
 
-    kind: Literal["internal", "coreml_state", "explicit"]
+    interface: Literal["internal", "coreml_state", "explicit"]
     max_context: Size
     details: dict
 

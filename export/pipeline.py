@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from export.backends.base import Artifact, Backend
 from export.bundle import Bundle
@@ -40,19 +42,19 @@ class Request:
     recipe: Recipe
     plan: BuildPlan
     max_context: int
-    out: Path
+    writer: BundleWriter
     verify: bool
     kernels: str = "stock"
 
 
 def build(request: Request, progress: Progress) -> Manifest:
-    """Write the bundle to `request.out` and return its manifest.
+    """Write the bundle and return its manifest.
 
     Raises:
         ParityError: the bundle computes something else than the model; nothing is left behind.
         ExportError: anything else that a user can mend; likewise.
     """
-    with BundleWriter(request.out) as writer:
+    with request.writer as writer:
         writer.need_space(int(1.1 * request.plan.bundle_bytes))
         entries = {}
         for graph in request.plan.graphs:
@@ -63,18 +65,20 @@ def build(request: Request, progress: Progress) -> Manifest:
         if request.checkpoint.tokenizer_file:
             writer.path("tokenizer.json").write_bytes(request.checkpoint.tokenizer_file.read_bytes())
         manifest = _manifest(request, entries)
-        progress.begin("reference: the eager model on the probe")
-        from runtime_py.parity import reference_of, verify_build  # the one way from export into the runtime
+        from runtime_py.parity import prove  # the one way from export into the runtime
 
-        reference = reference_of(request.checkpoint)
-        np.savez_compressed(writer.path("reference.npz"), **reference.to_arrays())
-        progress.end("reference: the eager model on the probe")
-        if request.verify:
-            progress.begin("parity: the bundle against the reference")
-            bundle = Bundle(writer.path("reference.npz").parent, manifest)
-            manifest = dataclasses.replace(manifest, parity=verify_build(bundle, reference, progress.say), verified=True)
-            progress.end("parity: every stage is within its bound")
-        return writer.commit(manifest)
+        bundle = Bundle(writer.path("reference.npz").parent, manifest)
+        arrays, ladder = prove(request.checkpoint, bundle, _decoder_rounding(request), request.verify, progress)
+        np.savez_compressed(writer.path("reference.npz"), **arrays)
+        return writer.commit(dataclasses.replace(manifest, parity=ladder, verified=request.verify))
+
+
+def _decoder_rounding(request: Request) -> Callable[[nn.Module], None] | None:
+    """What puts the decoder's stored weights into an eager decoder, in place; None where the bundle stores them as they are."""
+    assignments = next(list(graph.assignments) for graph in request.plan.graphs if graph.name == "decoder")
+    if not any(assignment.scheme.quantized for assignment in assignments):
+        return None
+    return lambda decoder: request.backend.round_weights(decoder, assignments)
 
 
 def _build_graph(request: Request, graph: GraphPlan, writer: BundleWriter) -> GraphEntry:

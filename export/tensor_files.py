@@ -44,6 +44,7 @@ HUB_SIDE_FILES = (  # fetched beside the weights
     "non_lora_trainables.bin",
     "*.index.json",
 )
+SHOWN_NAME = 200  # characters of a name that is not usable
 ZIP_MAGIC = b"PK\x03\x04"
 LFS_MAGIC = b"version https://git-lfs"
 
@@ -72,14 +73,17 @@ def read_tensors(path: Path) -> Tensors:
 
 def read_folder(folder: Path) -> Tensors:
     """Headers of a folder's weights: one file, or shards (complete by their index where there is one)."""
-    for stem, suffix in WEIGHT_STEMS:
-        single, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
-        if single.is_file():
-            return read_file(single)
-        if index.is_file():
-            return _read_indexed(index)
-        if shards := sorted(folder.glob(f"{stem}-*{suffix}")):
-            return _read_shards(shards)
+    try:
+        for stem, suffix in WEIGHT_STEMS:
+            single, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
+            if single.is_file():
+                return read_file(single)
+            if index.is_file():
+                return _read_indexed(index)
+            if shards := sorted(folder.glob(f"{stem}-*{suffix}")):
+                return _read_shards(shards)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     raise CheckpointError(f"{folder} holds no weights: expected model.safetensors or pytorch_model.bin, whole or in shards")
 
 
@@ -110,10 +114,13 @@ def _read_shards(shards: list[Path]) -> Tensors:
 
 def read_file(path: Path) -> Tensors:
     """Headers of one weights file, by its suffix. Errors: `CheckpointError`."""
-    if not path.is_file():
-        raise CheckpointError(f"there is no weights file {path}")
-    with path.open("rb") as file:
-        head = file.read(len(LFS_MAGIC))
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"there is no weights file {path}")
+        with path.open("rb") as file:
+            head = file.read(len(LFS_MAGIC))
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if head == LFS_MAGIC:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its repository")
     if path.suffix == ".safetensors":
@@ -135,6 +142,8 @@ def _read_safetensors(path: Path) -> Tensors:
                 tensors[name] = StoredTensor(dtype, shape, lambda name=name: _read_safetensor(path, name))
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or cut short ({one_line(error)}): download it again") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
     return tensors
 
 
@@ -168,13 +177,19 @@ def _read_pytorch(path: Path, mmap: bool) -> Tensors:
     return {name: in_memory(tensor.detach()) for name, tensor in content.items()}
 
 
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read ({error.strerror or one_line(error)}): check its permissions and its disk")
+
+
 def read_json(path: Path) -> dict:
     """A JSON object from a file. Errors: `CheckpointError` where it is missing or invalid."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}: give a folder in the released Mobile-VideoGPT layout") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except ValueError as error:
         raise CheckpointError(f"{path} is no valid JSON ({one_line(error)}): download it again") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} is no JSON object: download it again")
@@ -184,15 +199,20 @@ def read_json(path: Path) -> dict:
 def fetch(source: str | Path, what: str, advice: str, file: str | None = None) -> Path:
     """The local path of `source`: a path that exists, or a hub id, which is downloaded (or found in the hub's cache).
 
-    `what` and `advice` word the error, `file` names the one file to fetch of a hub id.
+    `what` and `advice` (an imperative) word the error, `file` names the one file to fetch of a hub id.
     """
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
+    try:
+        path = Path(source).expanduser()
+        if path.exists():
+            return path
+    except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be searched, ~nobody
+        shown = str(source) if len(str(source)) <= SHOWN_NAME else f"{str(source)[:SHOWN_NAME]}..."
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise CheckpointError(f"{what} {shown} cannot be looked up ({reason}): {advice}") from error
     if not HUB_ID.fullmatch(str(source)):
-        raise CheckpointError(f"{what} {source} does not exist: {advice}")
+        raise CheckpointError(f"{what} {source} does not exist and is no hub id (owner/name): {advice}")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HTTPError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
 
     wanted = [(file,)] if file else [(*HUB_SIDE_FILES, f"*{suffix}") for _, suffix in WEIGHT_STEMS]
     try:
@@ -200,7 +220,30 @@ def fetch(source: str | Path, what: str, advice: str, file: str | None = None) -
             folder = Path(snapshot_download(str(source), allow_patterns=list(patterns)))
             if any(folder.glob(patterns[-1])):
                 return folder / file if file else folder
-    except (OSError, HTTPError, HFValidationError) as error:
-        reason = one_line(error).split(". ")[0][:200]
-        raise CheckpointError(f"{what} {source} is no path here and cannot be fetched from the hub ({reason}): {advice}") from error
+    except (OSError, HTTPError, HFValidationError, EntryNotFoundError) as error:
+        reason, remedy = _hub_refusal(error)
+        raise CheckpointError(f"{what} {source} is no path here, and {reason}: {remedy}, or {advice}") from error
     raise CheckpointError(f"{what} {source} holds no {file or 'weights'}: {advice}")
+
+
+def _hub_refusal(error: Exception) -> tuple[str, str]:
+    """Why the hub gave nothing, and what to do, in our words: the library's run over several lines and speak of its own options."""
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, hub.LocalEntryNotFoundError) and isinstance(error.__cause__, (hub.HfHubHTTPError, hub.OfflineModeIsEnabled)):
+        error = error.__cause__  # it was asked after the hub had refused, for a copy in the cache
+    status = error.response.status_code if isinstance(error, hub.HfHubHTTPError) else None
+    if isinstance(error, hub.GatedRepoError) or (status in (401, 403) and not isinstance(error, hub.RepositoryNotFoundError)):
+        return "the hub gives it to nobody unauthorised", "ask for access on its page and log in with `hf auth login`"
+    if isinstance(error, hub.RepositoryNotFoundError):
+        return "the hub has no such repository, or a private one", "check the name"
+    if isinstance(error, hub.HFValidationError):
+        return "it is no valid hub id", "check the name"
+    if isinstance(error, hub.OfflineModeIsEnabled):
+        return "the hub is switched off by HF_HUB_OFFLINE", "unset that"
+    if status is not None:
+        return f"the hub answered with error {status}", "try again later"
+    if isinstance(error, (hub.LocalEntryNotFoundError, hub.HTTPError, ConnectionError, TimeoutError)):
+        return "the hub cannot be reached", "connect"
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    return f"fetching it from the hub failed ({reason})", "try again"

@@ -23,9 +23,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from export.arguments import ArgumentParser
 from export.config import FRAMES, IMAGE_SIZE, IMAGE_TOKENS_PLACEHOLDER
-from export.errors import ArgumentParser, ExportError, PromptError, command
-from runtime_py.backends.base import GraphBackend
+from export.errors import ExportError, PromptError, command
+from runtime_py.backends.base import GraphBackend, Graphs
 from runtime_py.files import check_writable, replacing
 from runtime_py.load import add_source_arguments, open_source
 from runtime_py.sampling import Sampler
@@ -54,7 +55,7 @@ class VideoPrompt:
         text = torch.randint(backend.config.decoder.vocab, (TEXT_TOKENS,), generator=generator).tolist()
         return cls(pixels, [*text[: TEXT_TOKENS // 2], IMAGE_TOKENS_PLACEHOLDER, *text[TEXT_TOKENS // 2 :]])
 
-    def embeds(self, backend: GraphBackend) -> Tensor:
+    def embeds(self, backend: Graphs) -> Tensor:
         """All stages before the decoder: [N, D]."""
         return prompt_embeds(backend, self.ids, visual_tokens(backend, self.pixels))
 
@@ -70,7 +71,7 @@ class Context:
         noise = torch.randn(tokens, backend.config.decoder.width, generator=torch.Generator().manual_seed(SEED))
         return cls((noise * EMBEDDING_SCALE).to(backend.device))
 
-    def embeds(self, backend: GraphBackend) -> Tensor:
+    def embeds(self, backend: Graphs) -> Tensor:
         """Nothing to compute: [N, D]."""
         return self.filling
 
@@ -178,6 +179,7 @@ def main(argv: list[str] | None = None) -> None:
         check_writable(args.json)
     started = time.perf_counter()
     backend, _ = open_source(args)
+    backend.load()
     load_s = time.perf_counter() - started
     report = {
         "backend": backend.name,

@@ -21,13 +21,15 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from export.errors import ArgumentParser, PromptError, VideoError, command, one_line
+from export.arguments import ArgumentParser
+from export.errors import PromptError, VideoError, command, one_line
 from runtime_py.load import add_source_arguments, find_source, load_tokenizer
 from runtime_py.sampling import Sampler
 from runtime_py.session import MAX_NEW_TOKENS, Session
+from runtime_py.stages import Pixels
 from runtime_py.streaming import TextStream
 from runtime_py.timing import peak_rss_bytes
-from runtime_py.video import VideoFrames, read_frames
+from runtime_py.video import read_frames
 
 EXIT_COMMAND = "/exit"
 
@@ -60,6 +62,37 @@ class Speed:
         return "; ".join([*parts, f"peak memory {peak_rss_bytes() / 1e6:.0f} MB"])
 
 
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """What is kept of a video: its pixels for the encoders, and the number and time (seconds) of each sampled frame, of `total`.
+
+    `seconds` is what reading the frames and reducing them took.
+    """
+
+    pixels: Pixels
+    indices: list[int]
+    times_s: list[float]
+    total: int
+    warnings: list[str]
+    seconds: dict[str, float]
+
+    @classmethod
+    def read(cls, path: Path, start_s: float | None = None, end_s: float | None = None) -> Clip:
+        """Sample a video's frames and reduce them at once: in full they may be gigabytes. Errors: `VideoError`."""
+        started = time.perf_counter()
+        video = read_frames(path, start_s, end_s)
+        read = time.perf_counter()
+        pixels = Pixels.of(video.frames)
+        seconds = {"read": read - started, "preprocess": time.perf_counter() - read}
+        return cls(pixels, video.indices, video.times_s, video.total, video.warnings, seconds)
+
+    def key_frames_line(self, picked: list[int]) -> str:
+        """Which of the sampled frames the video encoder sees, by number and time; a short clip's may be padding."""
+        shown = [f"{self.indices[i]} ({self.times_s[i]:.2f} s)" for i in picked if i < len(self.indices)]
+        padding = len(picked) - len(shown)
+        return f"key frames of {self.total}: " + ", ".join(shown + ([f"{padding} of padding"] if padding else []))
+
+
 class Chat:
     """A session whose answers go to stdout, with a report on stderr after each."""
 
@@ -70,14 +103,14 @@ class Chat:
         self.max_new_tokens = max_new_tokens
         self._video_s: dict[str, float] = {}  # reported with the first answer
 
-    def watch(self, video: VideoFrames, read_s: float) -> None:
+    def watch(self, clip: Clip) -> None:
         """Encode the video, and say which frames are its key frames."""
-        picked = self.session.watch(video.frames)
+        picked = self.session.watch(clip.pixels)
         spent = self.session.stages_s
         projectors_s = spent["image_projector"] + spent["video_projector"]
-        stages = ("preprocess", "image_encoder", "frame_scorer", "video_encoder")
-        self._video_s = {"read": read_s} | {stage: spent[stage] for stage in stages} | {"projectors": projectors_s}
-        print(key_frames_line(video, picked), file=sys.stderr, flush=True)
+        stages = ("image_encoder", "frame_scorer", "video_encoder")
+        self._video_s = clip.seconds | {stage: spent[stage] for stage in stages} | {"projectors": projectors_s}
+        print(clip.key_frames_line(picked), file=sys.stderr, flush=True)
 
     def answer(self, question: str) -> None:
         """Print one answer.
@@ -132,13 +165,6 @@ class Chat:
                 continue
 
 
-def key_frames_line(video: VideoFrames, picked: list[int]) -> str:
-    """Which of the sampled frames the video encoder sees, by number and time; a short clip's may be padding."""
-    shown = [f"{video.indices[i]} ({video.times_s[i]:.2f} s)" for i in picked if i < len(video.frames)]
-    padding = len(picked) - len(shown)
-    return f"key frames of {video.total}: " + ", ".join(shown + ([f"{padding} of padding"] if padding else []))
-
-
 def _show(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -185,20 +211,19 @@ def main(argv: list[str] | None = None) -> None:
     _accept_any_text()
     load, tokenizer_file = find_source(args)
     encode, tokenizer = load_tokenizer(tokenizer_file, args.bundle or args.checkpoint)
-    started = time.perf_counter()
-    video = read_frames(args.video, args.start, args.end)
-    read_s = time.perf_counter() - started
-    for warning in video.warnings:
+    clip = Clip.read(args.video, args.start, args.end)
+    for warning in clip.warnings:
         print(f"warning: {' '.join(warning.split())}", file=sys.stderr)
     session = Session(load(), encode)
     chat = Chat(session, tokenizer, sampler, args.max_new_tokens)
     if args.prompt is None:
-        chat.watch(video, read_s)
+        chat.watch(clip)
+        del clip  # its pixels take 77 MB, which the conversation does not need
         chat.converse()
         return
     prompt = _valid(args.prompt)
     session.prompt_ids(prompt)  # too long a question must not cost the encoding of the video first
-    chat.watch(video, read_s)
+    chat.watch(clip)
     chat.answer(prompt)
 
 

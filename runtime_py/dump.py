@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from export.arguments import ArgumentParser
 from export.config import FRAMES
-from export.errors import ArgumentParser, ExportError, PromptError, VideoError, command
+from export.errors import ExportError, PromptError, VideoError, command
 from runtime_py.files import check_writable, replacing
 from runtime_py.load import add_source_arguments, open_source
 from runtime_py.stages import GREEDY_STEPS, Pixels, compute_stages

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from export.arguments import add_weight_arguments
 from export.bundle import Bundle, open_bundle
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.errors import BackendError, PromptError
 from runtime_py.backends.base import GraphBackend
+
+if TYPE_CHECKING:
+    from runtime_py.backends.eager import EagerBackend
 
 MAX_CONTEXT = 4096  # tokens, of a checkpoint's cache; a bundle has its own
 MAX_THREADS = 1024  # far beyond any machine that is meant; some thread pools crash on a number that is too large
@@ -25,13 +30,6 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--verify", action="store_true", help="hash every file of the bundle again")
     add_weight_arguments(parser)
-
-
-def add_weight_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where a checkpoint that is not complete finds its other parts."""
-    parser.add_argument("--clip", metavar="PATH", help="CLIP weights, if the checkpoint has none or others are wanted")
-    parser.add_argument("--videomamba", metavar="PATH", help="VideoMamba weights, likewise")
-    parser.add_argument("--base", metavar="PATH", help="the Qwen2.5 base of a LoRA fine-tune")
 
 
 def open_source(args: argparse.Namespace) -> tuple[GraphBackend, Path | None]:
@@ -80,7 +78,9 @@ def backend_of_bundle(bundle: Bundle, threads: int | None = None, device: str = 
     raise BackendError(f"{bundle.folder}: this version runs executorch bundles, not {bundle.manifest.target} ones")
 
 
-def backend_of_checkpoint(checkpoint: Checkpoint, device: str = "cpu", dtype: str = "fp32", threads: int | None = None) -> GraphBackend:
+def backend_of_checkpoint(
+    checkpoint: Checkpoint, device: str = "cpu", dtype: str = "fp32", threads: int | None = None, max_context: int = MAX_CONTEXT
+) -> EagerBackend:
     """The eager model."""
     import torch
 
@@ -88,7 +88,7 @@ def backend_of_checkpoint(checkpoint: Checkpoint, device: str = "cpu", dtype: st
 
     if threads:
         torch.set_num_threads(threads)
-    return EagerBackend(checkpoint, device, dtype, min(MAX_CONTEXT, checkpoint.config.decoder.max_positions))
+    return EagerBackend(checkpoint, device, dtype, min(max_context, checkpoint.config.decoder.max_positions))
 
 
 def load_tokenizer(path: Path | None, source: object) -> tuple[Callable[[str], Sequence[int]], object]:

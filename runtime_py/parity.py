@@ -16,17 +16,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
+from export.arguments import ArgumentParser
 from export.bundle import Bundle, open_bundle
 from export.checkpoint import Checkpoint, open_checkpoint
-from export.errors import ArgumentParser, BundleError, ParityError, PromptError, command
+from export.errors import BundleError, ParityError, PromptError, command
 from export.manifest import Manifest, StageParity
-from export.probe import make_probe
+from export.progress import Progress
 from export.tolerances import COARSENESS
 from runtime_py.dump import read_frames_array, read_ids_array
 from runtime_py.files import check_writable, replacing
-from runtime_py.ladder import Reference, climb, failure, table
-from runtime_py.load import add_weight_arguments, backend_of_bundle, backend_of_checkpoint, check_threads, load_tokenizer
+from runtime_py.ladder import climb, failure, table
+from runtime_py.load import MAX_CONTEXT, add_weight_arguments, backend_of_bundle, backend_of_checkpoint, check_threads, load_tokenizer
+from runtime_py.probe import make_probe
+from runtime_py.reference import Reference
 
 
 def graph_schemes(manifest: Manifest) -> dict[str, str]:
@@ -38,28 +42,50 @@ def graph_schemes(manifest: Manifest) -> dict[str, str]:
     return schemes
 
 
-def reference_of(checkpoint: Checkpoint, frames: np.ndarray | None = None, ids: np.ndarray | None = None) -> Reference:
-    """The eager model's stages on the given input, or on the probe."""
+def reference_of(
+    checkpoint: Checkpoint,
+    frames: np.ndarray | None = None,
+    ids: np.ndarray | None = None,
+    round_decoder: Callable[[nn.Module], None] | None = None,
+    max_context: int = MAX_CONTEXT,
+    threads: int | None = None,
+) -> Reference:
+    """The eager model's stages on the given input, or on the probe. `round_decoder` puts a quantized bundle's weights into the
+    eager decoder, for the logits that the bundle's graph should give."""
     if frames is None or ids is None:
         encode = load_tokenizer(checkpoint.tokenizer_file, checkpoint.name)[0] if checkpoint.tokenizer_file else None
         probe = make_probe(checkpoint.config.decoder.vocab, encode)
         frames, ids = probe.frames if frames is None else frames, probe.ids if ids is None else ids
-    reference = Reference.compute(backend_of_checkpoint(checkpoint), frames, ids)
+    backend = backend_of_checkpoint(checkpoint, threads=threads, max_context=max_context)
+    reference = Reference.compute(backend, frames, ids)
+    if round_decoder is not None:
+        round_decoder(backend.model.decoder)
+        reference = reference.with_rounded(backend)
+    del backend
     gc.collect()  # the eager model's weights go before a bundle is loaded beside them
     return reference
 
 
-def verify_build(bundle: Bundle, reference: Reference, report: Callable[[str], None]) -> tuple[StageParity, ...]:
-    """Climb the ladder with a bundle and report it.
+def prove(
+    checkpoint: Checkpoint, bundle: Bundle, round_decoder: Callable[[nn.Module], None] | None, verify: bool, progress: Progress
+) -> tuple[dict[str, np.ndarray], tuple[StageParity, ...]]:
+    """The build's way into the runtime: the reference's arrays, and the ladder (empty unless `verify`).
 
     Raises:
         ParityError: a stage is beyond its bound; names the first one and by how much.
     """
+    progress.begin("reference: the eager model on the probe")
+    reference = reference_of(checkpoint, round_decoder=round_decoder, max_context=bundle.manifest.decoder.max_context)
+    progress.end("reference: the eager model on the probe")
+    if not verify:
+        return reference.to_arrays(), ()
+    progress.begin("parity: the bundle against the reference")
     ladder = climb(backend_of_bundle(bundle), reference, bundle.manifest.target, graph_schemes(bundle.manifest))
-    report(table(ladder))
+    progress.say(table(ladder))
     if why := failure(ladder):
         raise ParityError(why)
-    return ladder
+    progress.end("parity: every stage is within its bound")
+    return reference.to_arrays(), ladder
 
 
 def stored_reference(bundle: Bundle) -> Reference:
@@ -84,6 +110,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.checkpoint is None and (args.frames or args.ids):
         raise PromptError("--frames and --ids need --checkpoint: the stored reference belongs to the stored input")
+    if args.checkpoint is None and (args.clip or args.videomamba or args.base):
+        raise BundleError("--clip, --videomamba and --base complete a checkpoint: give --checkpoint too, or leave them out")
     check_threads(args.threads)
     if args.json:
         check_writable(args.json)
@@ -96,7 +124,9 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
         if checkpoint.config != bundle.manifest.config():
             raise BundleError(f"{bundle.folder} was not built from {checkpoint.name}: their sizes differ")
-        reference = reference_of(checkpoint, frames, ids)
+        if checkpoint.fingerprint() != bundle.manifest.checkpoint_fingerprint:
+            print(f"note: {checkpoint.name} holds other weights than the checkpoint that this bundle was built from", file=sys.stderr)
+        reference = reference_of(checkpoint, frames, ids, max_context=bundle.manifest.decoder.max_context, threads=args.threads)
     ladder = climb(backend_of_bundle(bundle, args.threads), reference, bundle.manifest.target, graph_schemes(bundle.manifest))
     print(table(ladder))
     if args.json:

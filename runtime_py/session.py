@@ -5,10 +5,8 @@ The decoder's cache holds the conversation so far; a later question prefills its
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 from torch import Tensor
 
 from export.config import CHUNK_FRAMES
@@ -44,16 +42,13 @@ class Session:
         position, unfed = self._held
         return position + len(unfed) >= self.backend.max_context
 
-    def watch(self, frames: Sequence[np.ndarray]) -> list[int]:
-        """Take in a clip, uint8 RGB [H, W, 3] frames as sampled, and begin a conversation.
+    def watch(self, pixels: Pixels) -> list[int]:
+        """Take in a clip and begin a conversation. The pixels are not kept.
 
-        Returns the key frames' indices, ascending, of 16: those from `len(frames)` on are padding.
+        Returns the key frames' indices, ascending, of 16: those beyond the frames that were sampled are padding.
         """
         self._visual, self._held = None, (0, ())
         self.stages_s = {}
-        started = time.perf_counter()
-        pixels = Pixels.of(frames)
-        self.stages_s["preprocess"] = time.perf_counter() - started
         picked: list[int] = []
 
         def record(name: str, value: Tensor) -> Tensor:

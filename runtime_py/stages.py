@@ -90,18 +90,24 @@ def embed(backend: GraphBackend, ids: Sequence[int]) -> Tensor:
     Raises:
         PromptError: an id outside the vocabulary.
     """
+    check_vocabulary(backend, ids)
+    return backend.run("token_embedding", torch.tensor(list(ids), dtype=torch.int64))
+
+
+def check_vocabulary(backend: GraphBackend, ids: Sequence[int]) -> None:
+    """Raise PromptError for an id that the embedding table does not hold."""
     vocabulary = backend.config.decoder.vocab
     outside = [token for token in ids if not 0 <= token < vocabulary]
     if outside:
         raise PromptError(f"id {outside[0]} is outside the vocabulary of {vocabulary}: tokenize with the checkpoint's own tokenizer")
-    return backend.run("token_embedding", torch.tensor(list(ids), dtype=torch.int64))
 
 
 def check_fits(backend: GraphBackend, position: int, new: int) -> None:
     """Raise PromptError where `new` tokens behind `position` do not leave room for one token of answer."""
     if position + new >= backend.max_context:
         raise PromptError(
-            f"{new} tokens behind {position} do not fit the context of {backend.max_context}: "
+            f"{new} tokens {f'after {position} ' if position else ''}do not fit the context of {backend.max_context} tokens, "
+            f"of which the video takes {backend.config.visual_tokens}: "
             "ask a shorter question, start a new conversation, or build with a larger --max-context"
         )
 
@@ -129,6 +135,10 @@ def compute_stages(
 
     With `greedy_ids` in `feed` decoding is teacher-forced: those ids go in, whatever comes out.
     """
+    before, after = split_at_visual_tokens(ids)
+    check_vocabulary(backend, before + after)
+    length = len(before) + backend.config.visual_tokens + len(after)
+    check_fits(backend, 0, length + steps - 2)  # the last step's token is chosen, not stored
     feed, values = feed or {}, {}
     shapes = _internal_shapes(backend.config)
 
@@ -138,21 +148,24 @@ def compute_stages(
 
     visual = visual_tokens(backend, pixels, record)
     embeds = record("inputs_embeds", prompt_embeds(backend, ids, visual))
-    check_fits(backend, embeds.shape[0], steps)
-    logits = backend.decode(embeds, 0)
-    values["last_logits"], step_logits, produced, fed = logits, [], [], []
-    for step in range(steps):
-        step_logits.append(logits.float().cpu())
-        produced.append(int(logits.argmax()))
-        if step + 1 < steps:
-            fed.append(int(feed["greedy_ids"][step]) if "greedy_ids" in feed else produced[-1])
-            logits = backend.decode(embed(backend, fed[-1:]), embeds.shape[0] + step)
-    at_once = backend.decode(embed(backend, fed), embeds.shape[0]) if fed else logits
-    step_logits.append(at_once.float().cpu())
-    values["greedy_ids"] = torch.tensor(produced, dtype=torch.int64)
+    step_logits = greedy_logits(backend, embeds, steps, feed.get("greedy_ids"))
+    values["last_logits"] = step_logits[0]
+    values["greedy_ids"] = torch.stack(step_logits[:steps]).argmax(-1)
     values["pixel_clip"] = Normalize(CLIP_MEAN, CLIP_STD)(pixels.clip)
     values["pixel_video"] = Normalize(VIDEOMAMBA_MEAN, VIDEOMAMBA_STD)(pixels.video)
     return Stages({name: _golden(name, values[name], backend.config) for name in STAGES}, step_logits)
+
+
+def greedy_logits(backend: GraphBackend, embeds: Tensor, steps: int, forced: Tensor | None = None) -> list[Tensor]:
+    """Prefill embeddings [N, D] and decode `steps` greedy steps, or the `forced` ids' steps: `Stages.step_logits`."""
+    logits = backend.decode(embeds, 0)
+    step_logits, fed = [logits.float().cpu()], []
+    for step in range(steps - 1):
+        fed.append(int(forced[step]) if forced is not None else int(step_logits[-1].argmax()))
+        logits = backend.decode(embed(backend, fed[-1:]), embeds.shape[0] + step)
+        step_logits.append(logits.float().cpu())
+    at_once = backend.decode(embed(backend, fed), embeds.shape[0]) if fed else logits
+    return [*step_logits, at_once.float().cpu()]
 
 
 def _golden(name: str, value: Tensor, config: ModelConfig) -> Tensor:

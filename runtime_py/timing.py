@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from runtime_py.backends.base import GraphBackend
+from runtime_py.backends.base import GraphBackend, Graphs
 
 
-class TimedBackend:
-    """A backend that adds the seconds of each graph to `seconds`, under the graph's name; the decoder's under `decoder`.
+class TimedBackend(Graphs):
+    """A backend's graphs, with a clock: adds the seconds of each graph to `seconds`, under the graph's name; the decoder's under `decoder`.
 
     Every call waits for its result, so that a GPU's time goes to the graph that took it.
     """

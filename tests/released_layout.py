@@ -48,9 +48,15 @@ def fill(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
 
 
 def keys(file: Path = FIXTURES / "keys_tiny.json") -> tuple[dict, dict[str, list[int]]]:
-    """config.json and the shapes of all tensors by name, of a released size."""
+    """config.json and the shapes of all tensors by name, of a released size; a `*` in a stored name stands for 0, 1, ... `layers` - 1."""
     spec = json.loads(file.read_text())
-    return spec["config"], spec["tensors"]
+    shapes: dict[str, list[int]] = {}
+    for name, shape in spec["tensors"].items():
+        if isinstance(shape, dict):
+            shapes |= {name.replace("*", str(layer)): shape["shape"] for layer in range(shape["layers"])}
+        else:
+            shapes[name] = shape
+    return spec["config"], shapes
 
 
 def projector_shapes(prefix: str, kind: str, in_width: int, out_width: int) -> dict[str, list[int]]:

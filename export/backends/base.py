@@ -42,6 +42,9 @@ class Backend(Protocol):
     def lower(self, component: Component, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
         """Quantize `twin` as assigned, lower it, and write it to `out`."""
 
+    def round_weights(self, module: nn.Module, assignments: list[Assignment]) -> None:
+        """Replace the assigned linears' weights in `module`, in place, by the float values of what `lower` would store."""
+
     def read(self, path: Path) -> Artifact:
         """Read a written artifact back."""
 

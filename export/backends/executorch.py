@@ -37,7 +37,7 @@ class ExecutorchBackend:
     def check(self, recipe: Recipe) -> None:
         for package in PACKAGES:
             if importlib.util.find_spec(package) is None:
-                raise BackendError(f"--target executorch needs the package {package}: pip install 'mobile-videogpt-export[executorch]'")
+                raise BackendError(f"--target executorch needs the package {package}: pip install -e '.[executorch]'")
         schemes = {rule.scheme for rule in recipe.rules} | {recipe.rest}
         if "fp16" in schemes:
             raise RecipeError("--target executorch has no fp16: XNNPACK computes float32 and int8 here; choose int8 or fp32")
@@ -55,6 +55,14 @@ class ExecutorchBackend:
             manager = edge.to_executorch()
             with open(out, "wb") as file:
                 manager.write_to_file(file)
+
+    def round_weights(self, module: nn.Module, assignments: list[Assignment]) -> None:
+        with quiet(), torch.no_grad():
+            quantize(module, assignments)
+            for assignment in assignments:
+                if assignment.kind == LINEAR and assignment.scheme.quantized:
+                    layer = module.get_submodule(assignment.layer)
+                    layer.weight = nn.Parameter(layer.weight.dequantize(), requires_grad=False)
 
     def read(self, path: Path) -> Artifact:
         return read_pte(path)

@@ -42,7 +42,11 @@ class Signature:
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """One graph. `parts` are the eager submodules whose weights it needs."""
+    """One graph. `parts` are the eager submodules whose weights it needs.
+
+    `twin` consumes the model that it is given: it may take over the model's own layers and tensors instead of copying them, and
+    lowering then rounds them in place. Give each twin a model of its own, or a deep copy, and do not run that model afterwards.
+    """
 
     name: str
     parts: tuple[str, ...]

@@ -40,7 +40,7 @@ def select_key_frames(scores: Tensor, topk: bool = True, count: int = CHUNK_KEY_
         left, chosen = list(range(len(row))), []
         for _ in range(count):
             best = max(ranked[i] for i in left)
-            first = next(i for i in left if ranked[i] >= best - TIE * abs(best))
+            first = next((i for i in left if ranked[i] >= best - TIE * abs(best)), left[0])  # scores that are no numbers tie
             chosen.append(first)
             left.remove(first)
         picked.append(sorted(chosen))

@@ -1,4 +1,4 @@
-"""What runs the graphs: the session, parity and bench know this interface and no backend."""
+"""What runs the graphs: the session, parity and bench know these interfaces and no backend."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from torch import Tensor
 from export.config import ModelConfig
 
 
-class GraphBackend(Protocol):
-    """The seven graphs of one checkpoint or bundle, on one device. Tensors may live on that device between graphs.
+class Graphs(Protocol):
+    """The seven graphs of one checkpoint or bundle: what the stages need to run.
 
-    The decoder's cache belongs to the backend. Tokens beyond the position of a call are never attended to, so starting
-    again at an earlier position needs no reset.
+    The decoder's cache is kept inside. Tokens beyond the position of a call are never attended to, so starting again at an
+    earlier position needs no reset.
     """
 
-    name: str  # as `bench` reports it
-    device: str
     config: ModelConfig
     max_context: int  # tokens that the cache holds
 
@@ -26,6 +24,16 @@ class GraphBackend(Protocol):
 
     def decode(self, embeds: Tensor, position: int) -> Tensor:
         """Append embeddings [T, D] to the cache at `position`; the logits [V] of the last one."""
+
+
+class GraphBackend(Graphs, Protocol):
+    """The graphs on one device, as a command opens them. Tensors may live on that device between graphs."""
+
+    name: str  # as `bench` reports it
+    device: str
+
+    def load(self) -> None:
+        """Load every graph that is not loaded yet; without it each is loaded at its first use."""
 
     def synchronize(self) -> None:
         """Wait until everything asked for is computed (a GPU runs behind)."""

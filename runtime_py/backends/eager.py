@@ -37,6 +37,9 @@ class EagerBackend:
     def decode(self, embeds: Tensor, position: int) -> Tensor:
         return self.model.decoder(embeds.to(self._cache.keys), position, self._cache)
 
+    def load(self) -> None:
+        """The model was loaded whole when the backend was made."""
+
     def synchronize(self) -> None:
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from export.bundle import Bundle
-from export.errors import BackendError, BundleError
+from export.errors import BackendError, BundleError, one_line
 from export.quiet import quiet
 
 INTERPRETED = "executorch_prim::"  # instructions of the runtime itself, present in every build
@@ -24,23 +24,25 @@ class ExecutorchBackend:
 
     def __init__(self, bundle: Bundle, threads: int | None = None):
         if importlib.util.find_spec("executorch") is None:
-            raise BackendError("this bundle needs the package executorch: pip install 'mobile-videogpt-export[executorch]'")
+            raise BackendError("this bundle needs the package executorch: pip install -e '.[executorch]'")
         self.bundle = bundle
         self.config = bundle.manifest.config()
         self.max_context = bundle.manifest.decoder.max_context
         self._runtime = _runtime()
         self._check_operators()
         self._methods: dict[str, object] = {}
-        if threads:
-            from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
-
-            _unsafe_reset_threadpool(threads)
+        if threads is not None:
+            _use_threads(threads)
 
     def run(self, graph: str, *inputs: Tensor) -> Tensor:
         return self._execute(graph, *(x.contiguous() for x in inputs))
 
     def decode(self, embeds: Tensor, position: int) -> Tensor:
         return self._execute("decoder", embeds.contiguous(), torch.tensor([position], dtype=torch.int64))
+
+    def load(self) -> None:
+        for graph in self.bundle.manifest.graphs:
+            self._method(graph)
 
     def synchronize(self) -> None:
         """Every call returns when its result is there."""
@@ -52,17 +54,29 @@ class ExecutorchBackend:
         return {package: importlib.metadata.version(package) for package in ("executorch", "torch")}
 
     def _execute(self, graph: str, *inputs: Tensor) -> Tensor:
+        method = self._method(graph)
+        try:
+            return method.execute(inputs)[0]
+        except RuntimeError as error:
+            shapes = ", ".join(str(list(x.shape)) for x in inputs)
+            raise BundleError(
+                f"{self.bundle.folder}: ExecuTorch cannot run the graph {graph} on inputs {shapes} ({one_line(error)}): "
+                "free some memory, or build the bundle again"
+            ) from error
+
+    def _method(self, graph: str) -> object:
         if graph not in self._methods:
             self._methods[graph] = self._load(graph)
-        return self._methods[graph].execute(inputs)[0]
+        return self._methods[graph]
 
     def _load(self, graph: str) -> object:
         path = self.bundle.graph_path(graph)
+        _process.has_graphs = True
         try:
             with quiet():
                 return self._runtime.load_program(path).load_method("forward")
         except RuntimeError as error:
-            raise BundleError(f"{path}: ExecuTorch cannot load this graph ({error}): build the bundle again") from error
+            raise BundleError(f"{path}: ExecuTorch cannot load this graph ({one_line(error)}): build the bundle again") from error
 
     def _check_operators(self) -> None:
         present = self._runtime.operator_registry.operator_names
@@ -73,6 +87,31 @@ class ExecutorchBackend:
                     f"{self.bundle.folder}: graph {name} needs the operator {missing[0]}, which this ExecuTorch lacks: "
                     "link the kernels that the manifest names, or build with --kernels stock"
                 )
+
+
+class _Process:
+    """What all backends of this process share."""
+
+    has_graphs = False  # one was loaded: it holds a pointer to the thread pool
+
+
+_process = _Process()
+
+
+def _use_threads(threads: int) -> None:
+    """Give the process's thread pool so many threads.
+
+    Raises:
+        BackendError: graphs were loaded with another number, and would be left with a pool that is gone.
+    """
+    with quiet():
+        from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count, _unsafe_reset_threadpool
+
+        current = _threadpool_get_thread_count()
+        if threads != current and not _process.has_graphs:
+            _unsafe_reset_threadpool(threads)
+    if threads != current and _process.has_graphs:
+        raise BackendError(f"--threads {threads}: this process has loaded graphs with {current} threads already; start another process")
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from calibration import sample_clip
 from calibration.make_demo import DEFAULT_OUT, main
 from export.checkpoint import open_checkpoint
 from export.model.prompt import first_turn, tokenize
@@ -62,3 +63,38 @@ TEXTS = ["", "The red circle moves.\n", "héé e\u0301 \x00 \u202e日本 😀\U0
 def test_any_text_round_trips(text, demo):
     tokenizer = Tokenizer.from_file(str(demo / "tokenizer.json"))
     assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+WRITERS = {"checkpoint": "calibration.make_demo", "sample.mp4": "calibration.sample_clip"}
+BAD_PLACES = {"under a file": "taken/below/{}", "a name too long": "{}" + "x" * 300}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(name, tmp_path):
+    """A limit on a file's size stands for the disk: writing fails in the middle, wherever the writer is."""
+    program = (
+        "import resource, sys; from {module} import main; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+        "sys.exit(main(['--out', sys.argv[1]]))"
+    )
+    command = [sys.executable, "-c", program.format(module=WRITERS[name]), tmp_path / name]
+    done = subprocess.run(command, cwd=DEFAULT_OUT.parents[2], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and name in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", BAD_PLACES)
+@pytest.mark.parametrize("name, writer", [("checkpoint", main), ("sample.mp4", sample_clip.main)])
+def test_a_place_that_cannot_be_written_is_one_line(name, writer, place, tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file")
+    assert writer(["--out", str(tmp_path / BAD_PLACES[place].format(name))]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and name in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("writer", [main, sample_clip.main])
+def test_a_wrong_command_line_is_one_line(writer, capsys):
+    assert writer(["--ou", "somewhere"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "--ou" in error and error.count("\n") == 1

@@ -73,6 +73,7 @@ def test_a_target_that_is_not_built_yet_says_so(capsys, target):
 def test_a_folder_that_is_no_bundle_is_not_replaced(capsys, tmp_path):
     (tmp_path / "holiday.txt").write_text("photos")
     assert "another folder" in refused(capsys, "--out", str(tmp_path))
+    assert "another folder" in refused(capsys, "--out", str(tmp_path), "--dry-run")
     assert (tmp_path / "holiday.txt").read_text() == "photos"
 
 
@@ -141,7 +142,7 @@ def test_what_the_bundle_says_of_itself(demo_bundle):
     manifest = bundle.manifest
     assert manifest.verified and manifest.recipe == "int4" and manifest.target == "executorch"
     assert manifest.kernels == "stock" and manifest.custom_operators == ()
-    assert manifest.decoder.kind == "internal" and manifest.decoder.max_context == 4096
+    assert manifest.decoder.interface == "internal" and manifest.decoder.max_context == 4096
     assert all(rung.passed for rung in manifest.parity) and len(manifest.parity) == 12
     assert manifest.bundle_bytes == sum(f.stat().st_size for f in demo_bundle.iterdir() if f.name not in ("README.md", "manifest.json"))
     shares = {share.scheme: share.weights for share in manifest.graphs["decoder"].schemes}

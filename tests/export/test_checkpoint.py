@@ -11,10 +11,11 @@ import torch
 from export.checkpoint import open_checkpoint, save_checkpoint
 from export.checkpoint_keys import our_name, reason_dropped
 from export.checkpoint_match import Found, assign, check
+from export.checkpoint_places import in_checkpoint
 from export.checkpoint_sizes import infer
 from export.config import FRAMES
 from export.tensor_files import StoredTensor
-from tests.released_layout import FORMATS, keys, tiny_tensors, write_checkpoint
+from tests.released_layout import FIXTURES, FORMATS, keys, tiny_tensors, write_checkpoint
 
 
 def assert_same_weights(model, other):
@@ -193,22 +194,29 @@ def test_a_saved_model_has_the_released_names(tiny_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("size, parameters", [("0.5b", 490_000_000), ("1.5b", 1_540_000_000)])
-def test_released_names_resolve_completely(size, parameters, shared_dir):
-    settings, shapes = keys(shared_dir / "release" / f"keys_{size}.json")
-    found = [Found(name, name, StoredTensor(torch.float16, tuple(shape), lambda: None)) for name, shape in shapes.items()]
+def test_released_names_resolve_completely(size, parameters):
+    settings, shapes = keys(FIXTURES / f"keys_{size}.json")
+    places = in_checkpoint(FIXTURES)
+    headers = {name: StoredTensor(torch.float16, tuple(shape), lambda: None) for name, shape in shapes.items()}
+    found = [Found(name, name, stored, places["decoder"]) for name, stored in headers.items()]
     dropped = {}
     sources, unknown = assign(found, dropped)
-    config = infer(settings, {name: source.shape for name, source in sources.items()}, {}, ())
-    used = check(config, sources, unknown, dropped)
+    config = infer(settings, {name: source.shape for name, source in sources.items()}, {}, (), places)
+    used = check(config, sources, unknown, dropped, places)
     assert len(used) + len(dropped) == len(shapes)
     assert (config.clip.depth, config.videomamba.depth, config.visual_tokens) == (11, 32, 2402)
     assert (config.videomamba.d_inner, config.videomamba.dt_rank, config.videomamba.d_conv) == (1152, 36, 4)
     assert sum(torch.Size(source.shape).numel() for name, source in used.items() if name.startswith(("decoder", "token"))) >= parameters
 
 
-def test_no_name_is_both_used_and_dropped(shared_dir):
-    _, shapes = keys(shared_dir / "release" / "keys_0.5b.json")
+def test_no_name_is_both_used_and_dropped():
+    _, shapes = keys(FIXTURES / "keys_0.5b.json")
     assert not [name for name in shapes if (our_name(name) is None) == (reason_dropped(name) is None)]
+
+
+@pytest.mark.parametrize("size", ["tiny", "0.5b", "1.5b"])
+def test_our_key_lists_are_the_release_s(size, shared_dir):
+    assert keys(FIXTURES / f"keys_{size}.json") == keys(shared_dir / "release" / f"keys_{size}.json")
 
 
 def test_our_tiny_checkpoint_is_the_release_s(shared_dir, tiny_checkpoint, tmp_path):

@@ -3,9 +3,21 @@
 import argparse
 import os
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 
 from export.checkpoint import open_checkpoint
 from export.errors import CheckpointError
@@ -124,11 +136,11 @@ def test_config_json_that_is_invalid(text, tmp_path):
         ({"mm_projector_type": "linear"}, "mm_projector_type to linear"),
         ({"num_hidden_layers": None}, "num_hidden_layers"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers"),
-        ({"num_hidden_layers": 3}, "model.layers.2."),
-        ({"num_hidden_layers": 1}, "model.layers.1."),
+        ({"num_hidden_layers": 3}, "num_hidden_layers to 3, but the checkpoint"),
+        ({"num_hidden_layers": 1}, "stores 2 decoder layers"),
         ({"num_key_value_heads": 3}, "num_key_value_heads"),
         ({"num_attention_heads": 0}, "num_attention_heads"),
-        ({"vocab_size": 511}, "model.embed_tokens.weight [512, 64]"),
+        ({"vocab_size": 511}, "model.embed_tokens.weight is [512, 64], expected [511, 64]"),
         ({"topk": "yes"}, "topk"),
         ({"eos_token_id": "</s>"}, "eos_token_id"),
     ],
@@ -151,13 +163,12 @@ CLIP = "model.image_vision_tower.vision_tower.vision_model"
         (f"{CLIP}.encoder.layers.1.mlp.fc2.bias", None, "missing"),
         ("model.mm_projector.peg.peg.0.bias", None, "missing"),
         ("model.layers.0.self_attn.q_norm.weight", [16], "unknown"),
-        ("model.layers.2.mlp.up_proj.weight", [128, 64], "unknown"),
         ("model.mm_projector.mlp.mlp.1.weight", [64, 64], "unknown"),
-        ("model.norm.weight", [65], "wrong shape"),
-        (f"{VIDEOMAMBA}.temporal_pos_embedding", [1, 16, 576], "wrong shape"),
-        (f"{VIDEOMAMBA}.patch_embed.proj.weight", [576, 3, 2, 16, 16], "wrong shape"),
-        (f"{VIDEOMAMBA}.layers.0.mixer.A_log", [1152, 16, 1], "wrong shape"),
-        (f"{CLIP}.embeddings.position_embedding.weight", [577, 768], "wrong shape"),
+        ("model.norm.weight", [63], "is [63], expected [64]"),
+        (f"{VIDEOMAMBA}.temporal_pos_embedding", [1, 16, 576], "expected [1, 8, 576]"),
+        (f"{VIDEOMAMBA}.patch_embed.proj.weight", [576, 3, 2, 16, 16], "expected [width, 3, 1, patch, patch]"),
+        (f"{VIDEOMAMBA}.layers.0.mixer.A_log", [1152, 16, 1], "expected [inner width, states]"),
+        (f"{CLIP}.embeddings.position_embedding.weight", [577, 768], "expected [197, 768]"),
         (f"{CLIP}.embeddings.patch_embedding.weight", [760, 3, 16, 16], "CLIP's width 760"),
     ],
 )
@@ -165,11 +176,17 @@ def test_a_tensor_that_does_not_belong(name, shape, said, tmp_path):
     message = refusal(write_checkpoint(tmp_path / "c", alter={name: shape}))
     assert said in message
     assert name in message or "width" in said
+    assert f"the checkpoint {tmp_path / 'c'}" in message and "download it again, or take the config.json" in message
 
 
 def test_many_tensors_are_counted_not_listed(tmp_path):
     message = refusal(write_checkpoint(tmp_path / "c", alter={f"model.extra.{i}": [1] for i in range(30)}))
-    assert "and 26 more unknown" in message and len(message) < 300
+    assert "and 26 more unknown" in message and len(message) - len(str(tmp_path)) < 250
+
+
+def test_a_setting_that_many_tensors_contradict(tmp_path):
+    message = refusal(write_checkpoint(tmp_path / "c", config={"intermediate_size": 100}))
+    assert "model.layers.0.mlp.down_proj.weight is [64, 128], expected [64, 100] (and 5 more of the wrong shape)" in message
 
 
 def test_an_untied_checkpoint_without_its_head(tmp_path):
@@ -184,17 +201,83 @@ def test_quantized_tensors_are_refused(tmp_path):
     assert "model.norm.weight torch.int8 not of floats" in refusal(folder)
 
 
-def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
+def offline() -> Exception:
+    return LocalEntryNotFoundError("An error happened while trying to locate the files.\nPlease check your internet connection.")
 
-    def offline(repo_id, allow_patterns):
-        raise LocalEntryNotFoundError("no connection.\nTry again.")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    message = refusal("someone/Mobile-VideoGPT-9B")
-    assert "someone/Mobile-VideoGPT-9B" in message and "no connection" in message
+def switched_off() -> Exception:
+    error = offline()
+    error.__cause__ = OfflineModeIsEnabled("Cannot reach https://huggingface.co: offline mode is enabled.")
+    return error
+
+
+def hub_error(kind: type, status: int) -> Exception:
+    """As the hub's client raises it."""
+    response = SimpleNamespace(status_code=status, headers={}, request=None)
+    return kind("Client Error (Request ID: Root=1-2)\n\nSee https://huggingface.co for more.", response=response)
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (offline(), "the hub cannot be reached: connect, or give a folder in the released Mobile-VideoGPT layout"),
+        (ConnectionError("[Errno 111] Connection refused"), "the hub cannot be reached: connect"),
+        (HTTPError("Server disconnected without sending a response."), "the hub cannot be reached: connect"),
+        (switched_off(), "HF_HUB_OFFLINE"),
+        (hub_error(RepositoryNotFoundError, 401), "the hub has no such repository, or a private one: check the name"),
+        (hub_error(GatedRepoError, 403), "ask for access on its page and log in"),
+        (hub_error(HfHubHTTPError, 401), "ask for access on its page and log in"),
+        (hub_error(HfHubHTTPError, 503), "error 503: try again later"),
+        (HFValidationError("Repo id must use alphanumeric chars: 'a--b/c'."), "no valid hub id"),
+        (PermissionError(13, "Permission denied", "/cache"), "(Permission denied)"),
+        (OSError("Consistency check failed: file should be of size 12\nbut has size 11"), "(OSError)"),
+    ],
+)
+@pytest.mark.parametrize("option", [None, "clip", "videomamba"])
+def test_a_hub_id_that_cannot_be_fetched(error, said, option, tiny_checkpoint, monkeypatch):
+    def refusing(repo_id, allow_patterns):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refusing)
+    message = refusal(tiny_checkpoint, **{option: "someone/weights-9B"}) if option else refusal("someone/weights-9B")
+    assert "someone/weights-9B is no path here, and " in message
+    assert (said.split(", or give a folder")[0] if option else said) in message
+    assert (f"or give --{option} a weights file" if option else "or give a folder") in message
+    assert not re.search("Request ID|https?:|internet|Client Error|Consistency|disconnected", message)
 
 
 def test_base_without_an_adapter(tiny_checkpoint):
     assert "--base" in refusal(tiny_checkpoint, base=tiny_checkpoint)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "models/" + "x" * 5000, "~nobody-of-this-name/checkpoint"])
+def test_a_name_that_cannot_be_looked_up(name):
+    said = refusal(name)
+    assert name[:20] in said and len(said) < 500
+
+
+@pytest.mark.parametrize("unreadable", ["model.safetensors", "config.json"])
+def test_a_file_that_may_not_be_read(unreadable, tmp_path, monkeypatch):
+    folder = write_checkpoint(tmp_path / "c")
+    opened = Path.open
+
+    def refusing(self, *arguments, **options):  # for root, who runs many a container, permissions do not count
+        if self.name == unreadable:
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    assert re.search(rf"{unreadable} cannot be read \(Permission denied\)", refusal(folder))
+
+
+def test_a_folder_that_may_not_be_searched(tmp_path, monkeypatch):
+    folder = write_checkpoint(tmp_path / "c")
+    found = Path.is_file
+
+    def refusing(self):
+        if self.suffix == ".safetensors":
+            raise PermissionError(13, "Permission denied", str(self))
+        return found(self)
+
+    monkeypatch.setattr(Path, "is_file", refusing)
+    assert "cannot be read (Permission denied)" in refusal(folder)

@@ -122,3 +122,33 @@ def test_a_named_file_that_is_missing_or_foreign(tiny_checkpoint, tmp_path):
         open_checkpoint(tiny_checkpoint, clip=tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="no weights file"):
         open_checkpoint(tiny_checkpoint, videomamba=tiny_checkpoint / "config.json")
+
+
+def test_each_option_refuses_the_other_s_weights(tiny_checkpoint, clip_folder, videomamba_file):
+    with pytest.raises(CheckpointError, match=r"videomamba\.pth holds no CLIP weights: --clip takes a weights file"):
+        open_checkpoint(tiny_checkpoint, clip=videomamba_file)
+    with pytest.raises(CheckpointError, match=r"clip holds no VideoMamba weights: --videomamba takes a weights file"):
+        open_checkpoint(tiny_checkpoint, videomamba=clip_folder)
+
+
+def test_a_fault_of_a_named_file_is_told_of_that_file(blind, clip_folder, tmp_path):
+    mixer = "vision_encoder.layers.0.mixer"
+    weights = vision(VIDEOMAMBA, 5)
+    for change, said in (
+        ({f"{mixer}.D": torch.ones(63)}, r"cut\.pth, cut\.pth/vision_encoder\.layers\.0\.mixer\.D is \[63\], expected \[1152\]"),
+        ({f"{mixer}.D": None}, r"cut\.pth, model\.vision_tower\.vision_encoder\.layers\.0\.mixer\.D missing"),
+        ({f"{mixer}.A_log": None}, r"cut\.pth lacks model\.vision_tower\.vision_encoder\.layers\.0\.mixer\.A_log"),
+        ({"vision_encoder.layers.0.extra": torch.ones(1)}, r"cut\.pth, cut\.pth/vision_encoder\.layers\.0\.extra unknown"),
+    ):
+        torch.save({name: tensor for name, tensor in (weights | change).items() if tensor is not None}, tmp_path / "cut.pth")
+        with pytest.raises(CheckpointError, match=rf"VideoMamba source .*{said}.*: give --videomamba other weights") as caught:
+            open_checkpoint(blind, clip=clip_folder, videomamba=tmp_path / "cut.pth")
+        assert str(blind) not in str(caught.value)
+
+
+def test_an_encoder_of_another_size_than_the_projector_s(tiny_checkpoint, tmp_path):
+    wide = {name: torch.cat([t, t], dim=0) if name.endswith("patch_embedding.weight") else t for name, t in vision(CLIP, 5).items()}
+    save_file(wide, tmp_path / "large.safetensors")
+    said = r"large\.safetensors gives features of width 1536, but the projector of the checkpoint .* takes 768: give --clip"
+    with pytest.raises(CheckpointError, match=said):
+        open_checkpoint(tiny_checkpoint, clip=tmp_path / "large.safetensors")

@@ -2,8 +2,12 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -151,7 +155,41 @@ def test_errors_name_what_to_do(base, vision, tmp_path):
     assert "adapter_model.safetensors" in refusal(tune.folder, base=tmp_path / "elsewhere", **vision)
 
 
-def test_a_fine_tune_without_its_projectors(base, vision, tmp_path):
+def test_a_fine_tune_without_its_projectors(base, tmp_path, monkeypatch):
+    """Told before CLIP is fetched from the hub, which takes minutes."""
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("went to the hub"))
     tune = fine_tune(tmp_path / "tune", base)
     (tune.folder / "non_lora_trainables.bin").unlink()
-    assert "model.image_mm_projector" in refusal(tune.folder, base=base, **vision)
+    said = refusal(tune.folder, base=base)
+    assert f"{tune.folder} has no non_lora_trainables.bin" in said and "projectors" in said and "copy it" in said
+
+
+def test_the_base_may_bring_the_projectors(base, tmp_path):
+    tune = fine_tune(tmp_path / "tune", base)
+    (tune.folder / "non_lora_trainables.bin").unlink()
+    whole = open_checkpoint(tune.folder, base=write_checkpoint(tmp_path / "whole"))
+    expected = tiny_tensors()["model.mm_projector.peg.peg.0.weight"].float()
+    assert torch.equal(whole.load().state_dict()["video_projector.position.weight"], expected)
+
+
+def test_a_projector_of_the_wrong_shape_is_the_fine_tune_s_fault(base, vision, tmp_path):
+    tune = fine_tune(tmp_path / "tune", base)
+    projectors = torch.load(tune.folder / "non_lora_trainables.bin")
+    projectors["base_model.model.model.mm_projector.peg.peg.0.bias"] = torch.ones(63)
+    torch.save(projectors, tune.folder / "non_lora_trainables.bin")
+    said = refusal(tune.folder, base=base, **vision)
+    assert f"in the fine-tune {tune.folder}, model.mm_projector.peg.peg.0.bias is [63], expected [64]" in said
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_stderr_holds_the_error_and_nothing_of_the_libraries(broken, base, vision, tmp_path):
+    tune = fine_tune(tmp_path / "tune", base)
+    if broken:
+        config = json.loads((tune.folder / "adapter_config.json").read_text())
+        (tune.folder / "adapter_config.json").write_text(json.dumps(config | {"r": 7}))
+    command = [sys.executable, "-m", "export.build", "--target", "executorch", "--checkpoint", tune.folder, "--base", base, "--dry-run"]
+    command += ["--clip", vision["clip"], "--videomamba", vision["videomamba"], "--max-context", "4000"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines)) == ((2, 1) if broken else (0, 0)), done.stderr
+    assert not broken or "PEFT cannot apply" in lines[0]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import av
@@ -19,8 +20,9 @@ from tokenizers import Tokenizer
 
 from export.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from runtime_py import chat
+from runtime_py.session import Session
+from runtime_py.stages import Pixels
 from runtime_py.streaming import TextStream
-from runtime_py.video import VideoFrames
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "calibration" / "demo"
@@ -93,9 +95,9 @@ def test_a_bundle_answers_like_a_checkpoint(demo_bundle, capsys):
 
 
 def test_key_frames_come_with_their_numbers_and_times():
-    images = [np.zeros((4, 4, 3), np.uint8)] * 10
-    video = VideoFrames(images, [3 * i for i in range(10)], [10 + i / 2 for i in range(10)], 6.0, 30, 4, 4, "h264", [])
-    assert chat.key_frames_line(video, [0, 2, 5, 7, 8, 9, 12, 13]) == (
+    pixels = Pixels(torch.empty(0), torch.empty(0))
+    clip = chat.Clip(pixels, [3 * i for i in range(10)], [10 + i / 2 for i in range(10)], 30, [], {})
+    assert clip.key_frames_line([0, 2, 5, 7, 8, 9, 12, 13]) == (
         "key frames of 30: 0 (10.00 s), 6 (11.00 s), 15 (12.50 s), 21 (13.50 s), 24 (14.00 s), 27 (14.50 s), 2 of padding"
     )
 
@@ -157,6 +159,37 @@ def test_what_the_terminal_cannot_show_becomes_a_question_mark(flat_checkpoint, 
     options = ("--prompt", "What?", "--max-new-tokens", 100, "--temperature", 1, "--seed", 1)  # half characters among the hundred
     assert chat.main(arguments(*options, checkpoint=flat_checkpoint)) == 0
     assert b"?" in written.getvalue()
+
+
+def test_frames_go_before_the_weights_come_and_pixels_before_the_conversation(monkeypatch, capsys):
+    kept = {}
+    read_frames, load, prompt_ids = chat.read_frames, Checkpoint.load, Session.prompt_ids
+
+    def reading(*arguments):
+        video = read_frames(*arguments)
+        kept["frames"] = [weakref.ref(frame) for frame in video.frames]
+        return video
+
+    def loading(*arguments, **options):
+        kept["at loading"] = [frame() is not None for frame in kept["frames"]]
+        return load(*arguments, **options)
+
+    def watching(self, clip):
+        kept["pixels"] = weakref.ref(clip.pixels)
+        return watch(self, clip)
+
+    def asking(self, question):
+        kept["at the question"] = kept["pixels"]() is not None
+        return prompt_ids(self, question)
+
+    watch = chat.Chat.watch
+    monkeypatch.setattr(chat, "read_frames", reading)
+    monkeypatch.setattr(Checkpoint, "load", loading)
+    monkeypatch.setattr(chat.Chat, "watch", watching)
+    monkeypatch.setattr(Session, "prompt_ids", asking)
+    asked(monkeypatch, "Why?\n")
+    assert chat.main(arguments("--max-new-tokens", 1)) == 0
+    assert kept["at loading"] == [False] * 16 and kept["at the question"] is False
 
 
 def test_a_damaged_video_is_watched_with_a_warning(tmp_path, capsys):

@@ -12,13 +12,15 @@ import torch
 from export import tolerances
 from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
-from export.probe import make_probe
 from runtime_py.backends.eager import EagerBackend
-from runtime_py.ladder import Reference, climb, failure
+from runtime_py.ladder import climb, failure
 from runtime_py.parity import graph_schemes, main
+from runtime_py.probe import make_probe
+from runtime_py.reference import Reference
 from runtime_py.stages import STAGES
 
 FP32 = dict.fromkeys(tolerances.UPSTREAM["greedy_ids"] + ("frame_scorer",), "fp32")
+INT4 = dict.fromkeys(tolerances.UPSTREAM["greedy_ids"], "int8") | {"decoder": "int4", "frame_scorer": "fp32"}
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +64,20 @@ def test_the_model_against_itself_has_no_error(backend, reference):
     assert all(own <= 1e-6 and chained <= 1e-6 for own, chained in errors(ladder).values())
 
 
-def test_a_reference_survives_the_bundle_file(tmp_path, reference):
+def test_a_reference_survives_the_bundle_file(tmp_path, reference, backend):
     np.savez_compressed(tmp_path / "reference.npz", **reference.to_arrays())
     with np.load(tmp_path / "reference.npz") as arrays:
         back = Reference.from_arrays(arrays)
     for name in STAGES:
         torch.testing.assert_close(back.stages[name], reference.stages[name], rtol=0, atol=0)
-    assert torch.equal(back.margins, reference.margins)
+    assert torch.equal(back.top_ids, reference.top_ids) and torch.equal(back.logits, reference.logits)
+    assert back.rounded_logits is None
+    rounded = reference.with_rounded(backend)
+    np.savez_compressed(tmp_path / "rounded.npz", **rounded.to_arrays())
+    with np.load(tmp_path / "rounded.npz") as arrays:
+        back = Reference.from_arrays(arrays)
+    torch.testing.assert_close(back.rounded_last_logits, reference.stages["last_logits"])  # nothing was rounded here
+    torch.testing.assert_close(back.rounded_logits, reference.logits)
 
 
 def swapped_direction(graph, inputs, output):
@@ -133,21 +142,99 @@ def test_a_second_prefill_at_a_wrong_position_is_seen(backend, reference):
     assert rung.own_error == rung.chained_error == 1 and not rung.passed  # every step is right, the tokens at once are not
 
 
-def test_a_step_near_a_tie_is_excepted_and_said(backend, reference):
-    def swap(logits):
-        swapped = logits.clone()
-        first, second = logits.topk(2).indices
-        swapped[first], swapped[second] = logits[second], logits[first]
-        return swapped
+def swap(logits, first, second):
+    swapped = logits.clone()
+    swapped[first], swapped[second] = logits[second], logits[first]
+    return swapped
 
-    wrong = Broken(backend, lambda graph, inputs, output: swap(backend.decode(*inputs)) if graph == "decoder" else output)
-    logits = torch.stack([swap(row) for row in reference.logits])  # as if the two best were so close that either order is right
-    tied = dataclasses.replace(reference, margins=torch.zeros_like(reference.margins), logits=logits)
-    rung = climb(wrong, tied, "executorch", FP32)[-1]
-    assert (rung.own_error, rung.chained_error) == (0, 0) and "6 near ties excepted" in rung.note
-    clear = dataclasses.replace(tied, margins=torch.full_like(reference.margins, 1e9))
-    rung = climb(wrong, clear, "executorch", FP32)[-1]
-    assert rung.own_error == 6 and not rung.passed
+
+def test_a_step_near_a_tie_is_excepted_and_said(backend, reference):
+    """The two best ids change places, and the sampled logits say that each step's logits are off by more than their distance."""
+
+    def near(graph, inputs, output):
+        if graph != "decoder":
+            return output
+        logits = backend.decode(*inputs)
+        return swap(logits, *logits.topk(2).indices)
+
+    ladder = climb(Broken(backend, near), reference, "executorch", INT4)  # its bound lets logits be off by that much
+    assert ladder[-1].chained_error == 0 and "0 of 6 equal, 6 near ties excepted" in ladder[-1].note
+    ladder = climb(Broken(backend, near), reference, "executorch", FP32)
+    assert ladder[-1].chained_error >= 6 and not ladder[-1].passed
+
+
+def test_an_id_that_the_reference_ranks_low_is_no_tie(backend, reference):
+    worst = int(reference.stages["last_logits"].argmin())
+
+    def absurd(graph, inputs, output):
+        if graph != "decoder":
+            return output
+        logits = backend.decode(*inputs)
+        logits = logits.clone()
+        logits[worst] = logits.max() + 1e-6
+        return logits
+
+    rung = climb(Broken(backend, absurd), reference, "executorch", INT4)[-1]
+    assert rung.chained_error >= 6 and not rung.passed
+
+
+def one_token_zeroed(graph, inputs, output):
+    if graph == "image_projector":
+        output = output.clone()
+        output[700] = 0
+    return output
+
+
+def one_video_token_zeroed(graph, inputs, output):
+    if graph == "video_projector":
+        output = output.clone()
+        output[97] = 0
+    return output
+
+
+def no_embedding(graph, inputs, output):
+    return output * 0 if graph == "token_embedding" else output
+
+
+def embedding_flipped(graph, inputs, output):
+    return output.flip(-1) if graph == "token_embedding" else output
+
+
+def features_not_finite(graph, inputs, output):
+    return output * float("nan") if graph == "image_encoder" else output
+
+
+@pytest.mark.parametrize(
+    "fault, first",
+    [
+        (one_token_zeroed, "image_tokens"),
+        (one_video_token_zeroed, "video_tokens"),
+        (no_embedding, "inputs_embeds"),
+        (embedding_flipped, "inputs_embeds"),
+        (swapped_direction, "videomamba_tokens"),
+        (features_not_finite, "clip_patch_features"),
+    ],
+)
+def test_the_bounds_of_a_quantized_bundle_are_narrow_enough_to_see_a_lost_token(backend, reference, fault, first):
+    ladder = climb(Broken(backend, fault), reference.with_rounded(backend), "executorch", INT4)
+    assert failing(ladder)[0] == first
+    assert "its own error is" in failure(ladder)
+
+
+def test_a_decoder_that_lost_a_part_is_seen_through_int4(tiny_checkpoint, backend, reference):
+    """The own logits of a quantized decoder are held against the same rounded weights, so a lost feed-forward does not hide."""
+    lame = EagerBackend(open_checkpoint(str(tiny_checkpoint)))
+    lame.model.decoder.layers[-1].ffn.down_proj.weight.zero_()
+    ladder = {rung.stage: rung for rung in climb(lame, reference.with_rounded(backend), "executorch", INT4)}
+    assert ladder["last_logits"].own_error > ladder["last_logits"].threshold_own
+
+
+def test_nothing_against_nothing_is_no_error():
+    from runtime_py.ladder import error
+
+    zeros = torch.zeros(2, 3)
+    assert error(zeros, zeros, "max") == error(zeros, zeros, "row") == 0
+    assert error(zeros + 1, zeros, "row") == 1e9
 
 
 def test_another_selection_is_excused_only_within_the_score_error(backend, reference):

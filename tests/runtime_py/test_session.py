@@ -17,7 +17,7 @@ from runtime_py.session import Session
 from runtime_py.stages import Pixels, compute_stages
 
 DEMO = Path(__file__).parents[2] / "calibration" / "demo" / "checkpoint"
-FRAMES = list(np.random.default_rng(0).integers(0, 256, (16, 60, 80, 3), dtype=np.uint8))
+PIXELS = Pixels.of(list(np.random.default_rng(0).integers(0, 256, (16, 60, 80, 3), dtype=np.uint8)))
 FIRST = [10, 11, 12, *[-200] * 16, 13, 14]
 SECOND = [20, 21, 22, 23]
 THIRD = [30, 31]
@@ -82,7 +82,7 @@ def spy(shared_spy):
 @pytest.fixture
 def session(spy):
     session = Session(spy)
-    session.watch(FRAMES)
+    session.watch(PIXELS)
     return session
 
 
@@ -133,7 +133,7 @@ def check_later_turn(spy, ending):
     """A third question in turns against one prefill of all that was said."""
     begin, length, _ = ENDINGS[ending]
     session = Session(spy)
-    session.watch(FRAMES)
+    session.watch(PIXELS)
     said = begin(session)
     assert said == [50, 51, 52][:length]
     answer(session, SECOND, says(60, 61, stop(session)))
@@ -144,7 +144,7 @@ def check_later_turn(spy, ending):
 
     spy.forget()
     fresh = Session(spy)
-    fresh.watch(FRAMES)
+    fresh.watch(PIXELS)
     whole = answer(fresh, [*FIRST, *said, *SECOND, 60, 61, *THIRD], max_new_tokens=5)
     assert whole == third
     assert spy.decoded[0] == spy.config.visual_tokens + 5 + length + len(SECOND) + 2 + len(THIRD)
@@ -193,7 +193,7 @@ def test_an_interrupt_inside_the_decoder_loses_nothing_that_was_said(session, sp
 
     spy.forget()
     fresh = Session(spy)
-    fresh.watch(FRAMES)
+    fresh.watch(PIXELS)
     assert answer(fresh, [*earlier, *asked, *then], max_new_tokens=3) == resumed
     for turns, once in zip(in_turns, spy.logits, strict=True):
         torch.testing.assert_close(turns, once, atol=1e-4, rtol=1e-4)
@@ -244,18 +244,18 @@ def test_a_model_that_breaks_down_leaves_the_conversation_as_it_was(session):
 
 
 def test_key_frames_are_those_of_the_stages(session, spy):
-    stages = compute_stages(spy, Pixels.of(FRAMES), FIRST, steps=1)
+    stages = compute_stages(spy, PIXELS, FIRST, steps=1)
     selected = stages.values["selected_frames"]  # within chunks of 8
-    assert session.watch(FRAMES) == [*selected[0].tolist(), *(selected[1] + 8).tolist()]
+    assert session.watch(PIXELS) == [*selected[0].tolist(), *(selected[1] + 8).tolist()]
     graphs = {"image_encoder", "frame_scorer", "video_encoder", "image_projector", "video_projector"}
-    assert session.stages_s.keys() == graphs | {"preprocess"}
+    assert session.stages_s.keys() == graphs
     assert all(seconds > 0 for seconds in session.stages_s.values())
 
 
 def test_watching_again_begins_anew(session, spy):
     begun = answer(session, FIRST, max_new_tokens=2)
     answer(session, SECOND, says(60), max_new_tokens=1)
-    session.watch(FRAMES)
+    session.watch(PIXELS)
     assert session.position == 0 and not session.full
     spy.forget()
     assert answer(session, FIRST, max_new_tokens=2) == begun
@@ -265,7 +265,7 @@ def test_watching_again_begins_anew(session, spy):
 def test_words_are_asked_in_the_release_template(checkpoint, spy):
     encode, _ = load_tokenizer(checkpoint.tokenizer_file, DEMO)
     session = Session(spy, encode)
-    session.watch(FRAMES)
+    session.watch(PIXELS)
     list(session.ask("What moves?", says(50, 51), max_new_tokens=2))
     list(session.ask("Where to?", says(60), max_new_tokens=1))
     first = [token for token in tokenize(first_turn("What moves?"), encode) if token >= 0]

@@ -1,0 +1,76 @@
+"""A bundle under ExecuTorch's own runtime: when graphs are loaded, with how many threads, and what a graph that fails says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.bundle import open_bundle
+from export.config import GRAPHS
+from export.errors import BundleError
+from runtime_py import bench
+from runtime_py.backends.executorch import ExecutorchBackend
+
+ROOT = Path(__file__).parents[2]
+IDS = torch.arange(4)
+
+
+@pytest.fixture
+def backend(tiny_bundle):
+    return ExecutorchBackend(open_bundle(tiny_bundle))
+
+
+def test_a_graph_that_fails_is_named_in_one_line(backend):
+    with pytest.raises(BundleError, match=r"graph image_projector on inputs \[3, 3\]") as caught:
+        backend.run("image_projector", torch.zeros(3, 3))
+    assert "0x" in str(caught.value) and "\n" not in str(caught.value)  # ExecuTorch's own code is in it
+
+
+def test_load_loads_every_graph_once(backend, monkeypatch):
+    loaded = []
+    load = ExecutorchBackend._load
+    monkeypatch.setattr(ExecutorchBackend, "_load", lambda self, graph: loaded.append(graph) or load(self, graph))
+    backend.run("token_embedding", IDS)
+    assert loaded == ["token_embedding"]
+    backend.load()
+    backend.load()
+    assert sorted(loaded) == sorted(GRAPHS)
+    backend.run("token_embedding", IDS)
+    assert len(loaded) == len(GRAPHS)
+
+
+def test_threads_are_fixed_once_a_graph_is_loaded(tiny_bundle):
+    """In a process of its own, which has loaded nothing yet: ExecuTorch says on stderr when it makes a new pool."""
+    program = """
+import sys, torch
+from export.bundle import open_bundle
+from export.errors import BackendError
+from runtime_py.backends.executorch import ExecutorchBackend
+bundle = open_bundle(sys.argv[1])
+ExecutorchBackend(bundle, threads=3)
+ExecutorchBackend(bundle, threads=1).run("token_embedding", torch.arange(4))
+ExecutorchBackend(bundle, threads=1).load()
+ExecutorchBackend(bundle).load()
+try:
+    ExecutorchBackend(bundle, threads=2)
+except BackendError as error:
+    print(error)
+from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count as count
+print(count())
+"""
+    done = subprocess.run([sys.executable, "-c", program, tiny_bundle], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    refusal, count = done.stdout.splitlines()
+    assert refusal.startswith("--threads 2: ") and "another process" in refusal and count == "1"
+    assert "threadpool" not in done.stderr
+
+
+def test_bench_loads_every_graph_before_it_times_one(tiny_bundle, monkeypatch, capsys):
+    happened = []
+    load, run_once = ExecutorchBackend._load, bench.run_once
+    monkeypatch.setattr(ExecutorchBackend, "_load", lambda self, graph: happened.append("load") or load(self, graph))
+    monkeypatch.setattr(bench, "run_once", lambda *arguments: happened.append("run") or run_once(*arguments))
+    assert bench.main(["--bundle", str(tiny_bundle), "--context", "8", "--new-tokens", "1", "--runs", "1"]) == 0
+    assert happened == ["load"] * len(GRAPHS) + ["run"] * 2
