@@ -21,7 +21,8 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
             warnings.simplefilter("ignore")
             os.dup2(nowhere.fileno(), 2)
-            yield
+            with contextlib.redirect_stderr(nowhere):  # some bindings write to Python's stderr, wherever that leads
+                yield
     finally:
         sys.stderr.flush()
         os.dup2(kept, 2)
