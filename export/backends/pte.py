@@ -42,6 +42,8 @@ def read_pte(path: Path) -> Artifact:
         plan = pte.program.execution_plan[0]
         payloads = [pte.program.backend_delegate_data[d.processed.index].data for d in plan.delegates if d.id == XNNPACK]
         graphs = [_xnnpack_graph(payload) for payload in payloads]
+    except OSError:
+        raise  # a full disk, say: the file is not at fault
     except Exception as error:  # the readers fail in many ways on a damaged file; all of them mean this
         raise BundleError(f"{path.name} is no ExecuTorch program that this version reads: build the bundle again") from error
     named = _named_data(pte.named_data)
