@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.arguments import ArgumentParser, add_weight_arguments
+from export.config import MAX_CONTEXT
 from export.errors import BackendError, command
 from export.quant import presets
 
@@ -41,7 +42,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kernels", choices=("stock", "fused"), default="stock", help="operators the host must have (default: stock)")
     parser.add_argument("--delegate", choices=("xnnpack", "coreml"), default="xnnpack", help="of the executorch target (default: xnnpack)")
     parser.add_argument("--deployment", choices=("iOS18", "iOS26"), help="oldest system that a coreml bundle runs on (planned)")
-    parser.add_argument("--max-context", type=int, default=4096, metavar="N", help="tokens that the cache holds (default: 4096)")
+    context_help = "tokens that the cache holds (default: %(default)s)"
+    parser.add_argument("--max-context", type=int, default=MAX_CONTEXT, metavar="N", help=context_help)
     parser.add_argument("--out", type=Path, metavar="DIR", help="bundle folder to write (default: bundles/CHECKPOINT-TARGET-RECIPE)")
     parser.add_argument("--min-accuracy", type=float, metavar="X", help="share of questions that the bundle must answer right (planned)")
     parser.add_argument("--max-kl", type=float, metavar="X", help="how far its next-token distributions may be from the model's (planned)")

@@ -15,6 +15,7 @@ CHUNKS = 2  # scoring is done within chunks ...
 CHUNK_FRAMES = FRAMES // CHUNKS  # ... of 8 frames
 CHUNK_KEY_FRAMES = 4  # of which the 4 best are key frames
 KEY_FRAMES = CHUNKS * CHUNK_KEY_FRAMES  # frames the video encoder sees
+MAX_CONTEXT = 4096  # tokens that a cache holds unless a bundle is built with another --max-context
 IMAGE_SIZE = 224  # pixels, both sides
 IMAGE_TOKENS_PLACEHOLDER = -200  # id in a prompt; a run of it stands for all visual tokens
 

@@ -33,6 +33,7 @@ LICENSES = {
     "Mobile-VideoGPT (projectors, fine-tuning)": "CC-BY-NC-SA-4.0 or as the checkpoint's own card says: check it before you ship",
 }
 
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """Everything a build needs, checked."""
@@ -125,7 +126,7 @@ def _manifest(request: Request, entries: dict[str, GraphEntry]) -> Manifest:
     config = request.checkpoint.config
     weights = sum(share.weights for entry in entries.values() for share in entry.schemes)
     weight_bytes = sum(share.bytes for entry in entries.values() for share in entry.schemes)
-    arenas = [entry.peak_memory_bytes for entry in entries.values()]
+    memory = sum(entry.peak_memory_bytes for entry in entries.values())
     return Manifest(
         schema_version=SCHEMA_VERSION,
         target=request.backend.name,
@@ -165,7 +166,7 @@ def _manifest(request: Request, entries: dict[str, GraphEntry]) -> Manifest:
         ),
         parity=(),
         files={},
-        expected_memory_bytes=RUNTIME_BYTES + sum(arenas),
+        expected_memory_bytes=RUNTIME_BYTES + memory,
         bits_per_weight=round(8 * weight_bytes / weights, 3),
         bundle_bytes=0,
         tool_versions=request.backend.versions(),

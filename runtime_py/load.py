@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from export.arguments import add_weight_arguments
 from export.bundle import Bundle, open_bundle
 from export.checkpoint import Checkpoint, open_checkpoint
+from export.config import MAX_CONTEXT
 from export.errors import BackendError, PromptError
 from runtime_py.backends.base import GraphBackend
 
 if TYPE_CHECKING:
     from runtime_py.backends.eager import EagerBackend
 
-MAX_CONTEXT = 4096  # tokens, of a checkpoint's cache; a bundle has its own
 MAX_THREADS = 1024  # far beyond any machine that is meant; some thread pools crash on a number that is too large
 
 

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from export.arguments import ArgumentParser
+from export.arguments import ArgumentParser, add_weight_arguments
 from export.bundle import Bundle, open_bundle
 from export.checkpoint import Checkpoint, open_checkpoint
+from export.config import MAX_CONTEXT
 from export.errors import BundleError, ParityError, PromptError, command
 from export.manifest import Manifest, StageParity
 from export.progress import Progress
@@ -28,7 +29,7 @@ from export.tolerances import COARSENESS
 from runtime_py.dump import read_frames_array, read_ids_array
 from runtime_py.files import check_writable, replacing
 from runtime_py.ladder import climb, failure, table
-from runtime_py.load import MAX_CONTEXT, add_weight_arguments, backend_of_bundle, backend_of_checkpoint, check_threads, load_tokenizer
+from runtime_py.load import backend_of_bundle, backend_of_checkpoint, check_threads, load_tokenizer
 from runtime_py.probe import make_probe
 from runtime_py.reference import Reference
 
@@ -40,6 +41,11 @@ def graph_schemes(manifest: Manifest) -> dict[str, str]:
         held = [share.scheme for share in graph.schemes if share.scheme in COARSENESS]
         schemes[name] = max(held, key=COARSENESS.index, default="fp32")
     return schemes
+
+
+def climb_bundle(bundle: Bundle, reference: Reference, threads: int | None = None) -> tuple[StageParity, ...]:
+    """The ladder of a bundle's graphs, by the schemes that they really hold."""
+    return climb(backend_of_bundle(bundle, threads), reference, bundle.manifest.target, graph_schemes(bundle.manifest))
 
 
 def reference_of(
@@ -80,7 +86,7 @@ def prove(
     if not verify:
         return reference.to_arrays(), ()
     progress.begin("parity: the bundle against the reference")
-    ladder = climb(backend_of_bundle(bundle), reference, bundle.manifest.target, graph_schemes(bundle.manifest))
+    ladder = climb_bundle(bundle, reference)
     progress.say(table(ladder))
     if why := failure(ladder):
         raise ParityError(why)
@@ -127,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
         if checkpoint.fingerprint() != bundle.manifest.checkpoint_fingerprint:
             print(f"note: {checkpoint.name} holds other weights than the checkpoint that this bundle was built from", file=sys.stderr)
         reference = reference_of(checkpoint, frames, ids, max_context=bundle.manifest.decoder.max_context, threads=args.threads)
-    ladder = climb(backend_of_bundle(bundle, args.threads), reference, bundle.manifest.target, graph_schemes(bundle.manifest))
+    ladder = climb_bundle(bundle, reference, args.threads)
     print(table(ladder))
     if args.json:
         with replacing(args.json) as file:

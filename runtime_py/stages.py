@@ -81,7 +81,11 @@ def visual_tokens(backend: GraphBackend, pixels: Pixels, record: Record = passed
 def prompt_embeds(backend: GraphBackend, ids: Sequence[int], visual: Tensor) -> Tensor:
     """Embeddings of a prompt whose run of placeholders becomes the visual tokens: [N, D]."""
     before, after = split_at_visual_tokens(ids)
-    return torch.cat([*(embed(backend, part) for part in (before,) if part), visual, *(embed(backend, part) for part in (after,) if part)])
+    parts = [embed(backend, before)] if before else []
+    parts.append(visual)
+    if after:  # a graph takes no empty list of ids
+        parts.append(embed(backend, after))
+    return torch.cat(parts)
 
 
 def embed(backend: GraphBackend, ids: Sequence[int]) -> Tensor:
