@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from export.backends.base import Artifact
-from export.errors import BundleError
+from export.errors import NO_SPACE, BundleError
 from export.quant.coverage import StoredWeight
 from export.quiet import quiet
 
@@ -42,9 +42,9 @@ def read_pte(path: Path) -> Artifact:
         plan = pte.program.execution_plan[0]
         payloads = [pte.program.backend_delegate_data[d.processed.index].data for d in plan.delegates if d.id == XNNPACK]
         graphs = [_xnnpack_graph(payload) for payload in payloads]
-    except OSError:
-        raise  # a full disk, say: the file is not at fault
-    except Exception as error:  # the readers fail in many ways on a damaged file; all of them mean this
+    except Exception as error:  # the readers fail in many ways on a damaged file; all but a full disk mean this
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise
         raise BundleError(f"{path.name} is no ExecuTorch program that this version reads: build the bundle again") from error
     named = _named_data(pte.named_data)
     stored = [weight for graph in graphs for weight in _delegate_weights(graph, named)]
