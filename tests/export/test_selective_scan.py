@@ -85,6 +85,13 @@ def test_the_traced_loop_is_the_sequential_form(length, groups):
         assert error <= SAME_SUMS, f"{regime}: {error}"
 
 
+@pytest.mark.parametrize("regime", ["weak decay", "usual", "strong decay", "no step", "zero inputs"])  # huge inputs are no half numbers
+def test_the_traced_loop_takes_half_precision(regime):
+    values = [t.half() for t in arguments(100, 2, seed=3, **REGIMES[regime])]
+    program = torch.export.export(Looped(), tuple(values), strict=False).module()
+    assert max_error(program(*values), selective_scan_sequential(*values)) <= 2**-10  # both keep a float32 state and round once
+
+
 def test_the_loop_is_traced_once_whatever_the_length():
     def nodes(length):
         program = torch.export.export(Looped(), arguments(length, 2), strict=False)

@@ -15,8 +15,10 @@ from torch._higher_order_ops.scan import scan
 
 
 def selective_scan_looped(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """The same arguments, shapes and result as `selective_scan_sequential`, float32, for tracing."""
+    """The same arguments, shapes and result as `selective_scan_sequential`, for tracing; the state is float32."""
     length, groups, channels = u.shape
+    dtype = u.dtype
+    u, delta, A, B, C, D = (t.float() for t in (u, delta, A, B, C, D))
     states = A.shape[-1]
     decay = A.transpose(1, 2).contiguous()  # [G, N, D]: channels are the contiguous axis of the state
 
@@ -32,4 +34,4 @@ def selective_scan_looped(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Ten
         C.reshape(length, groups, 1, states),
     )
     _, y = scan(step, torch.zeros(groups, states, channels), inputs, dim=0)  # [L, G, 1, D]
-    return y.reshape(length, groups, channels) + u * D
+    return (y.reshape(length, groups, channels) + u * D).to(dtype)

@@ -1,0 +1,135 @@
+// The kernels' headers without ExecuTorch, as a filter for tests: float32 tensors from stdin, the result to stdout.
+//
+//   driver exp2|softplus|silu
+//   driver scan LENGTH CHANNELS STATES DIRECTIONS SOFTPLUS GATED OFFSET    DIRECTIONS: f, b or fb
+//   driver conv LENGTH CHANNELS TAPS BACKWARD OFFSET
+//
+// Every tensor lies OFFSET floats behind an aligned address, its rows are padded by 3 floats (so that each row is aligned otherwise
+// than the one before), and the padding is NaN: what is read from it spoils the result, and what is written to it is noticed.
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "../../export/ops/causal_conv/kernel.h"
+#include "../../export/ops/selective_scan/kernel.h"
+
+using namespace mobile_videogpt;
+
+namespace {
+
+[[noreturn]] void fail(const char* why) {
+  std::fprintf(stderr, "driver: %s\n", why);
+  std::exit(2);
+}
+
+void read_exactly(float* to, size_t count) {
+  if (std::fread(to, sizeof(float), count, stdin) != count) fail("too few floats on stdin");
+}
+
+void write_exactly(const float* from, size_t count) {
+  if (std::fwrite(from, sizeof(float), count, stdout) != count) fail("cannot write");
+}
+
+size_t offset = 0;  // of every tensor
+
+// A tensor of `rows` rows; its last one has no padding behind it, so that an address sanitizer sees what is read there.
+class Rows {
+ public:
+  Rows(size_t rows, size_t width)
+      : rows_(rows), width_(width), buffer_(offset + (rows ? (rows - 1) * stride() + width : 0), std::numeric_limits<float>::quiet_NaN()) {}
+
+  Rows& read() {
+    for (size_t row = 0; row < rows_; ++row) read_exactly(data() + row * stride(), width_);
+    return *this;
+  }
+  void write() const {
+    for (size_t i = 0; i < buffer_.size(); ++i)
+      if ((i < offset || (i - offset) % stride() >= width_) && !std::isnan(buffer_[i])) fail("a kernel wrote outside its rows");
+    for (size_t row = 0; row < rows_; ++row) write_exactly(buffer_.data() + offset + row * stride(), width_);
+  }
+  float* data() { return buffer_.data() + offset; }
+  size_t stride() const { return width_ + 3; }
+
+ private:
+  size_t rows_, width_;
+  std::vector<float> buffer_;
+};
+
+// A tensor without padding.
+std::vector<float> dense(size_t count) {
+  std::vector<float> values(offset + count);
+  read_exactly(values.data() + offset, count);
+  return values;
+}
+
+void map(Vector function(Vector)) {
+  float values[kLanes];
+  while (const size_t count = std::fread(values, sizeof(float), kLanes, stdin)) {
+    store(values, function(load(values, count)), count);
+    write_exactly(values, count);
+  }
+}
+
+void scan(size_t length, size_t channels, size_t states, const std::string& order, bool softplus, bool gated) {
+  struct Tensors {
+    Rows u, delta, maps;  // maps: B, then C
+    std::vector<float> A, D;
+  };
+  std::vector<Tensors> tensors;
+  std::vector<ScanDirection> directions;
+  tensors.reserve(order.size());
+  for (char direction : order) {
+    tensors.push_back({Rows(length, channels), Rows(length, channels), Rows(length, 2 * states), {}, {}});
+    Tensors& t = tensors.back();
+    t.u.read();
+    t.delta.read();
+    t.maps.read();
+    t.A = dense(channels * states);
+    t.D = dense(channels);
+    directions.push_back({t.u.data(), t.u.stride(), t.delta.data(), t.delta.stride(), t.maps.data(), t.maps.data() + states,
+                          t.maps.stride(), t.A.data() + offset, t.D.data() + offset, direction == 'b'});
+  }
+  Rows gate(gated ? length : 0, channels), out(length, channels);
+  gate.read();
+  const Scan scan{length, channels, states, softplus, directions.data(), directions.size(), gated ? gate.data() : nullptr, gate.stride(),
+                  out.data(), out.stride()};
+  for (size_t unit = 0; unit < scan_units(scan); ++unit) scan_unit(scan, unit);
+  out.write();
+}
+
+void convolution(size_t length, size_t channels, size_t taps, bool backward) {
+  Rows x(length, channels);
+  x.read();
+  const std::vector<float> weight = dense(taps * channels), bias = dense(channels);
+  std::vector<float> out(offset + length * channels);
+  const Convolution conv{length, channels, taps, x.data(), x.stride(), weight.data() + offset, bias.data() + offset, backward,
+                         out.data() + offset};
+  for (size_t unit = 0; unit < convolution_units(conv); ++unit) convolution_unit(conv, unit);
+  write_exactly(out.data() + offset, length * channels);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string name = argc > 1 ? argv[1] : "";
+  const auto number = [&](int i) { return std::strtoul(argv[i], nullptr, 10); };
+  if (name == "exp2" && argc == 2) {
+    map(exp2);
+  } else if (name == "softplus" && argc == 2) {
+    map(softplus);
+  } else if (name == "silu" && argc == 2) {
+    map(silu);
+  } else if (name == "scan" && argc == 9) {
+    offset = number(8);
+    scan(number(2), number(3), number(4), argv[5], number(6), number(7));
+  } else if (name == "conv" && argc == 7) {
+    offset = number(6);
+    convolution(number(2), number(3), number(4), number(5));
+  } else {
+    fail("unknown command");
+  }
+}
