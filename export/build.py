@@ -39,7 +39,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--recipe", default=presets.DEFAULT, metavar="R", help=f"{', '.join(presets.PRESETS)} (default: {presets.DEFAULT})")
     quant_help = "another scheme for one component, e.g. decoder=int8; may be repeated"
     parser.add_argument("--quant", action="append", default=[], metavar="C=S", help=quant_help)
-    parser.add_argument("--kernels", choices=("stock", "fused"), default="stock", help="operators the host must have (default: stock)")
+    kernels_help = "stock operators only, or also this project's own, which are faster (default: stock)"
+    parser.add_argument("--kernels", choices=("stock", "fused"), default="stock", help=kernels_help)
     parser.add_argument("--delegate", choices=("xnnpack", "coreml"), default="xnnpack", help="of the executorch target (default: xnnpack)")
     parser.add_argument("--deployment", choices=("iOS18", "iOS26"), help="oldest system that a coreml bundle runs on (planned)")
     context_help = "tokens that the cache holds (default: %(default)s)"
@@ -67,7 +68,8 @@ def main(argv: list[str] | None = None) -> None:
     backend.check(recipe)
     checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
     check_context(args.max_context, checkpoint.config)
-    plan = plan_build(checkpoint, recipe, args.max_context)
+    form = backend.form(args.max_context)
+    plan = plan_build(checkpoint, recipe, form)
     out = args.out or Path("bundles") / f"{Path(checkpoint.name).name}-{args.target}-{recipe.name}"
     writer = BundleWriter(out)  # refuses a destination that is not ours to replace, in a dry run too
     print(f"{checkpoint.name} -> {args.target}, recipe {recipe.name}", flush=True)
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     from export.pipeline import Request, build
     from export.progress import Progress
 
-    request = Request(checkpoint, backend, recipe, plan, args.max_context, writer, verify=not args.no_verify, kernels=args.kernels)
+    request = Request(checkpoint, backend, recipe, plan, form, writer, verify=not args.no_verify)
     progress = Progress(len(plan.graphs) + (1 if args.no_verify else 2))  # the graphs, the reference, parity
     try:
         manifest = build(request, progress)
@@ -96,8 +98,6 @@ def choose_backend(args: argparse.Namespace) -> Backend:
     """
     if args.target != "executorch":
         raise BackendError(f"--target {args.target} is not part of this version: use --target executorch")
-    if args.kernels != "stock":
-        raise BackendError("--kernels fused is not part of this version: leave it out for stock operators")
     if args.delegate != "xnnpack":
         raise BackendError(f"--delegate {args.delegate} is not part of this version: leave it out for xnnpack")
     if args.deployment is not None:
@@ -107,7 +107,7 @@ def choose_backend(args: argparse.Namespace) -> Backend:
             raise BackendError(f"{option} is not part of this version: leave it out, the parity ladder verifies the bundle")
     from export.backends.executorch import ExecutorchBackend
 
-    return ExecutorchBackend()
+    return ExecutorchBackend(args.kernels)
 
 
 def check_context(max_context: int, config: ModelConfig) -> None:

@@ -14,17 +14,19 @@ from export.backends.base import Artifact, Backend
 from export.bundle import Bundle
 from export.bundle_writer import BundleWriter
 from export.checkpoint import Checkpoint
-from export.components import COMPONENTS, Signature
+from export.components import COMPONENTS, Form, Signature
 from export.config import CHUNK_FRAMES, CHUNK_KEY_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_TOKENS_PLACEHOLDER
 from export.manifest import SCHEMA_VERSION, DecoderInterface, GraphEntry, Manifest, Preprocessing, Prompt, SchemeShare
 from export.model import preprocess, prompt
 from export.model.frame_scorer import TIE
+from export.ops.library import NAMESPACE
 from export.plan import BuildPlan, GraphPlan
 from export.progress import Progress
 from export.quant import coverage
 from export.quant.apply import derived_constants
 from export.quant.recipe import LINEAR, Recipe
 
+OWN = f"{NAMESPACE}::"  # how the names of this project's operators begin
 RUNTIME_BYTES = 350_000_000  # Python, PyTorch and the runtime of a process that runs a bundle
 LICENSES = {
     "CLIP (image_encoder)": "MIT, OpenAI",
@@ -42,10 +44,9 @@ class Request:
     backend: Backend
     recipe: Recipe
     plan: BuildPlan
-    max_context: int
+    form: Form
     writer: BundleWriter
     verify: bool
-    kernels: str = "stock"
 
 
 def build(request: Request, progress: Progress) -> Manifest:
@@ -85,9 +86,9 @@ def _decoder_rounding(request: Request) -> Callable[[nn.Module], None] | None:
 def _build_graph(request: Request, graph: GraphPlan, writer: BundleWriter) -> GraphEntry:
     """Lower one component to a file and describe what the file holds."""
     component = COMPONENTS[graph.name]
-    signature = component.signature(request.checkpoint.config, request.max_context)
+    signature = component.signature(request.checkpoint.config, request.form.max_context)
     model = request.checkpoint.load(parts=component.parts)
-    twin = component.twin(model, request.max_context).eval()
+    twin = component.twin(model, request.form).eval()
     assignments, derived = list(graph.assignments), derived_constants(twin)
     path = writer.path(graph.name + request.backend.suffix)
     request.backend.lower(component, twin, signature, assignments, path)
@@ -133,14 +134,14 @@ def _manifest(request: Request, entries: dict[str, GraphEntry]) -> Manifest:
         recipe=request.recipe.name,
         recipe_rules=request.recipe.to_json(),
         quant_overrides=dict(request.recipe.overrides),
-        kernels=request.kernels,
-        custom_operators=(),
+        kernels=request.backend.kernels,
+        custom_operators=tuple(sorted({name for entry in entries.values() for name in entry.operators if name.startswith(OWN)})),
         verified=False,
         checkpoint_name=request.checkpoint.name,
         checkpoint_fingerprint=request.checkpoint.fingerprint(),
         model=config.to_json(),
         graphs=entries,
-        decoder=DecoderInterface(request.backend.decoder_interface, request.max_context, {}),
+        decoder=DecoderInterface(request.backend.decoder_interface, request.form.max_context, {}),
         preprocessing=Preprocessing(
             frames=FRAMES,
             image_size=IMAGE_SIZE,

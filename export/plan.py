@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from export.checkpoint import Checkpoint
-from export.components import COMPONENTS
+from export.components import COMPONENTS, Form
 from export.components.decoder import CachedAttention
 from export.config import CHUNKS, FRAMES, IMAGE_SIZE, KEY_FRAMES, ModelConfig
 from export.model.mobile_videogpt import MobileVideoGPT
@@ -75,20 +75,20 @@ class BuildPlan:
         return max(*(graph.peak_bytes for graph in self.graphs), self.verify_peak_bytes)
 
 
-def plan_build(checkpoint: Checkpoint, recipe: Recipe, max_context: int) -> BuildPlan:
+def plan_build(checkpoint: Checkpoint, recipe: Recipe, form: Form) -> BuildPlan:
     """Assign every layer its scheme and estimate what the build takes.
 
     Raises:
         RecipeError: a rule of the recipe matches no layer of this checkpoint.
     """
-    twins = meta_twins(checkpoint, max_context)
+    twins = meta_twins(checkpoint, form)
     layers = {name: quantizable_layers(twin) for name, twin in twins.items()}
     check_rules(recipe, layers)
     config = checkpoint.config
     depths = {"image_encoder": config.clip.depth, "video_encoder": config.videomamba.depth, "decoder": config.decoder.layers}
     graphs = tuple(_plan_graph(name, twin, assign(recipe, name, layers[name]), depths.get(name, 1)) for name, twin in twins.items())
     weights = 4 * sum(graph.parameters for graph in graphs)
-    cache = 2 * 4 * config.decoder.layers * max_context * config.decoder.kv_heads * config.decoder.head_dim
+    cache = 2 * 4 * config.decoder.layers * form.max_context * config.decoder.kv_heads * config.decoder.head_dim
     tokenizer = checkpoint.tokenizer_file.stat().st_size if checkpoint.tokenizer_file else 0
     return BuildPlan(
         graphs=graphs,
@@ -106,11 +106,11 @@ def _reference_bytes(config: ModelConfig) -> int:
     return 4 * values + 2 * FRAMES * 3 * IMAGE_SIZE**2 + PROBE_BYTES
 
 
-def meta_twins(checkpoint: Checkpoint, max_context: int) -> dict[str, nn.Module]:
+def meta_twins(checkpoint: Checkpoint, form: Form) -> dict[str, nn.Module]:
     """Every component's twin without weights, in the order of the graphs."""
     with torch.device("meta"):
         model = MobileVideoGPT(checkpoint.config)
-        return {name: component.twin(model, max_context) for name, component in COMPONENTS.items()}
+        return {name: component.twin(model, form) for name, component in COMPONENTS.items()}
 
 
 def _plan_graph(name: str, twin: nn.Module, assignments: list[Assignment], layers: int) -> GraphPlan:

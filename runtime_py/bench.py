@@ -2,6 +2,7 @@
 
     python -m runtime_py.bench --bundle bundles/demo
     python -m runtime_py.bench --bundle bundles/demo --context 256 --new-tokens 64 --threads 2 --json bench.json
+    python -m runtime_py.bench --bundle bundles/half --peers Mobile-VideoGPT-0.5B   # the vision graphs beside their peers
     python -m runtime_py.bench --checkpoint Mobile-VideoGPT-0.5B --device cuda --dtype fp16
 
 Synthetic input: speed does not depend on what a video shows. Times are medians over --runs, after a run that does not count.
@@ -24,8 +25,11 @@ import torch
 from torch import Tensor
 
 from export.arguments import ArgumentParser
+from export.bundle import open_bundle
+from export.checkpoint import open_checkpoint
 from export.config import FRAMES, IMAGE_SIZE, IMAGE_TOKENS_PLACEHOLDER
 from export.errors import ExportError, PromptError, command
+from runtime_py import peers
 from runtime_py.backends.base import GraphBackend, Graphs
 from runtime_py.files import check_writable, replacing
 from runtime_py.load import add_source_arguments, open_source
@@ -169,6 +173,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--context", type=int, metavar="N", help="prefill N synthetic embeddings, no video (default: a video and a prompt)")
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS, metavar="N", help="timed greedy steps (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=RUNS, metavar="N", help="timed runs after the warm-up (default: %(default)s)")
+    peers_help = "time the vision graphs beside this checkpoint's eager model, their matrix products alone, and ONNX Runtime"
+    parser.add_argument("--peers", metavar="DIR_OR_HUB_ID", help=peers_help)
     parser.add_argument("--json", type=Path, metavar="F", help="write the JSON object to this file too")
     args = parser.parse_args(argv)
     for name in ("context", "new_tokens", "runs"):
@@ -177,6 +183,8 @@ def main(argv: list[str] | None = None) -> None:
             raise ExportError(f"--{name.replace('_', '-')} {count}: give at least 1")
     if args.json is not None:
         check_writable(args.json)
+    if args.peers is not None and args.bundle is None:
+        raise ExportError("--peers compares a bundle: give --bundle")
     started = time.perf_counter()
     backend, _ = open_source(args)
     backend.load()
@@ -199,6 +207,10 @@ def main(argv: list[str] | None = None) -> None:
         report["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
         report["gpu"] = torch.cuda.get_device_name()
     print(table(report), file=sys.stderr)
+    if args.peers is not None:
+        checkpoint = open_checkpoint(args.peers, args.clip, args.videomamba, args.base)
+        report["peers_s"] = peers.compare(backend, open_bundle(args.bundle), checkpoint, args.threads, args.runs)
+        print(peers.table(report["peers_s"]), file=sys.stderr)
     line = json.dumps(report, allow_nan=False)
     if args.json is not None:
         with replacing(args.json) as file:

@@ -49,3 +49,14 @@ def demo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """The tiny checkpoint in fp32. Read it only."""
     return _build_once(tmp_path_factory, "tiny", ["--checkpoint", str(tiny_checkpoint), "--recipe", "fp32"])
+
+
+@pytest.fixture(scope="session")
+def tiny_fused_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The tiny checkpoint in fp32 around this project's operators. Read it only."""
+    from export.ops import native
+
+    if why := native.unavailable():
+        pytest.skip(f"a fused bundle can neither be checked nor run here: {why}")
+    arguments = ["--checkpoint", str(tiny_checkpoint), "--recipe", "fp32", "--kernels", "fused"]
+    return _build_once(tmp_path_factory, "tiny-fused", arguments)

@@ -15,6 +15,15 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from export.config import ETP, ClipConfig, DecoderConfig, ModelConfig, ProjectorConfig, VideoMambaConfig
+
+RELEASED = ModelConfig(  # Mobile-VideoGPT-0.5B: sizes without weights
+    clip=ClipConfig(width=768, depth=11, heads=12, mlp_width=3072, patch_size=16),
+    videomamba=VideoMambaConfig(width=576, depth=32, d_inner=1152, d_state=16, d_conv=4, dt_rank=36, patch_size=16),
+    image_projector=ProjectorConfig(ETP, 2, 768, 896),
+    video_projector=ProjectorConfig(ETP, 2, 576, 896),
+    decoder=DecoderConfig(width=896, layers=24, heads=14, kv_heads=2, head_dim=64, ffn_width=4864, vocab=151936, tied=True),
+)
 FIXTURES = Path(__file__).parent / "fixtures"
 FORMATS = ("safetensors", "sharded safetensors", "bin", "old bin", "sharded bin")
 NORM = re.compile(r"norm[^.]*\.\w+$|layrnorm\.\w+$")

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import nn
 
-from export.components import Component, Signature
+from export.components import Component, Form, Signature
 from export.quant.apply import Assignment
 from export.quant.coverage import StoredWeight
 from export.quant.recipe import Recipe
@@ -32,6 +32,10 @@ class Backend(Protocol):
     name: str
     suffix: str  # of a graph's file
     decoder_interface: str
+    kernels: str  # "stock", or "fused": graphs with operators of this project
+
+    def form(self, max_context: int) -> Form:
+        """How this target wants its graphs made."""
 
     def check(self, recipe: Recipe) -> None:
         """Refuse, with a line that says what the target can do, a recipe that it cannot honour (RecipeError)."""

@@ -1,4 +1,4 @@
-"""ExecuTorch: `.pte` files whose heavy operators run in the XNNPACK delegate; stock operators only.
+"""ExecuTorch: `.pte` files whose heavy operators run in the XNNPACK delegate; the rest is stock operators, or also our own.
 
 Quantized linears are torchao's: int8 or int4 weights with activations quantized per token at run time, which XNNPACK fuses into
 one integer matrix product each.
@@ -17,9 +17,11 @@ from torch import nn
 
 from export.backends.base import Artifact
 from export.backends.pte import read_pte
-from export.components import Component, Signature
+from export.components import Component, Form, Signature
 from export.components.token_embedding import Int8Embedding
 from export.errors import BackendError, RecipeError
+from export.garbage import rare_collection
+from export.ops import native
 from export.quant.apply import Assignment
 from export.quant.recipe import EMBEDDING, LINEAR, Recipe
 from export.quiet import quiet
@@ -34,10 +36,18 @@ class ExecutorchBackend:
     suffix = ".pte"
     decoder_interface = "internal"
 
+    def __init__(self, kernels: str = "stock"):
+        self.kernels = kernels
+
+    def form(self, max_context: int) -> Form:
+        return Form(max_context, scan={"stock": "looped", "fused": "fused"}[self.kernels])
+
     def check(self, recipe: Recipe) -> None:
         for package in PACKAGES:
             if importlib.util.find_spec(package) is None:
                 raise BackendError(f"--target executorch needs the package {package}: pip install -e '.[executorch]'")
+        if self.kernels == "fused" and (why := native.unavailable()):
+            raise BackendError(f"--kernels fused cannot be checked here: {why}; or leave it out for stock operators")
         schemes = {rule.scheme for rule in recipe.rules} | {recipe.rest}
         if "fp16" in schemes:
             raise RecipeError("--target executorch has no fp16: XNNPACK computes float32 and int8 here; choose int8 or fp32")
@@ -46,13 +56,13 @@ class ExecutorchBackend:
         return {"fp32": "float32", "int8": "int8 per token, dynamic", "int4": "int8 per token, dynamic"}[scheme]
 
     def lower(self, component: Component, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
-        with quiet(), torch.no_grad():
+        with quiet(), rare_collection(), torch.no_grad():
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (defines torch.ops.llama)
 
             quantize(twin, assignments)
             program = torch.export.export(twin, signature.example_inputs(), dynamic_shapes=signature.dynamic_shapes(), strict=False)
             edge = _lower_to_edge(program)
-            manager = edge.to_executorch()
+            manager = edge.to_executorch(_memory())
             with open(out, "wb") as file:
                 manager.write_to_file(file)
 
@@ -99,6 +109,14 @@ def _lower_to_edge(program: torch.export.ExportedProgram) -> Any:
         partitioner=[_loop_partitioner()],
         compile_config=EdgeCompileConfig(_check_ir_validity=False),  # llama::custom_sdpa is no core ATen operator
     )
+
+
+def _memory() -> Any:
+    """Inputs stay where the host has them: otherwise each call would begin by copying them into the arena."""
+    from executorch.exir import ExecutorchBackendConfig
+    from executorch.exir.passes import MemoryPlanningPass
+
+    return ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
 
 
 def _loop_partitioner() -> Any:

@@ -1,7 +1,7 @@
 """The seven graphs of a bundle, in the order in which data flows through them."""
 
 from export.components import decoder, frame_scorer, image_encoder, projectors, token_embedding, video_encoder
-from export.components.base import Component, Signature
+from export.components.base import Component, Form, Signature
 
 COMPONENTS: dict[str, Component] = {
     component.name: component
@@ -16,4 +16,4 @@ COMPONENTS: dict[str, Component] = {
     )
 }
 
-__all__ = ["COMPONENTS", "Component", "Signature"]
+__all__ = ["COMPONENTS", "Component", "Form", "Signature"]

@@ -41,6 +41,18 @@ class Signature:
 
 
 @dataclasses.dataclass(frozen=True)
+class Form:
+    """How a target wants its graphs made.
+
+    `scan`: the selective scan as a loop in stock operators ("looped"), without control flow ("unrolled"), or as this project's
+    own operator ("fused").
+    """
+
+    max_context: int  # tokens that the decoder's cache holds
+    scan: str = "looped"
+
+
+@dataclasses.dataclass(frozen=True)
 class Component:
     """One graph. `parts` are the eager submodules whose weights it needs.
 
@@ -51,4 +63,4 @@ class Component:
     name: str
     parts: tuple[str, ...]
     signature: Callable[[ModelConfig, int], Signature]  # of the sizes and --max-context
-    twin: Callable[[MobileVideoGPT, int], nn.Module]  # of the eager model and --max-context
+    twin: Callable[[MobileVideoGPT, Form], nn.Module]

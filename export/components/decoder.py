@@ -8,7 +8,7 @@ the query heads themselves; whoever traces this graph imports them first.
 import torch
 from torch import Tensor, nn
 
-from export.components.base import Component, Signature
+from export.components.base import Component, Form, Signature
 from export.components.norm import RMSNormGraph
 from export.config import DecoderConfig, ModelConfig
 from export.manifest import DynamicAxis, TensorSpec
@@ -98,8 +98,8 @@ def signature(config: ModelConfig, max_context: int) -> Signature:
     return Signature((embeds, position), (logits,), (DynamicAxis("tokens", 1, max_context),))
 
 
-def twin(model: MobileVideoGPT, max_context: int) -> nn.Module:
-    return DecoderGraph(model.decoder, max_context)
+def twin(model: MobileVideoGPT, form: Form) -> nn.Module:
+    return DecoderGraph(model.decoder, form.max_context)
 
 
 COMPONENT = Component("decoder", ("decoder",), signature, twin)

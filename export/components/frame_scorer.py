@@ -30,4 +30,4 @@ def signature(config: ModelConfig, max_context: int) -> Signature:
     return Signature((features,), (scores,))
 
 
-COMPONENT = Component("frame_scorer", (), signature, lambda model, max_context: FrameScorerGraph())
+COMPONENT = Component("frame_scorer", (), signature, lambda model, form: FrameScorerGraph())

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from export.components.base import Component, Signature
+from export.components.base import Component, Form, Signature
 from export.config import CHUNK_KEY_FRAMES, CHUNKS, ETP, FRAMES, KEY_FRAMES, VIDEO_FRAME_POOL_SIDE, ModelConfig
 from export.manifest import TensorSpec
 from export.model.mobile_videogpt import MobileVideoGPT
@@ -56,11 +56,11 @@ def video_signature(config: ModelConfig, max_context: int) -> Signature:
     return Signature((tokens,), (TensorSpec("video_tokens", shape, "float32", "video tokens, pooled and regrouped per chunk"),))
 
 
-def image_twin(model: MobileVideoGPT, max_context: int) -> nn.Module:
+def image_twin(model: MobileVideoGPT, form: Form) -> nn.Module:
     return projector_twin(model.image_projector, model.config.clip.grid)
 
 
-def video_twin(model: MobileVideoGPT, max_context: int) -> nn.Module:
+def video_twin(model: MobileVideoGPT, form: Form) -> nn.Module:
     side = math.isqrt(CHUNK_KEY_FRAMES * VIDEO_FRAME_POOL_SIDE**2)  # a chunk's 4 x 49 tokens are read as one 14 x 14 grid
     return projector_twin(model.video_projector, side)
 

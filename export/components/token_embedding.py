@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from export.components.base import Component, Signature
+from export.components.base import Component, Form, Signature
 from export.config import ModelConfig
 from export.manifest import DynamicAxis, TensorSpec
 from export.model.mobile_videogpt import MobileVideoGPT
@@ -40,7 +40,7 @@ def signature(config: ModelConfig, max_context: int) -> Signature:
     return Signature((ids,), (embeds,), (DynamicAxis("tokens", 1, max_context),))
 
 
-def twin(model: MobileVideoGPT, max_context: int) -> nn.Module:
+def twin(model: MobileVideoGPT, form: Form) -> nn.Module:
     return TokenEmbeddingGraph(model.token_embedding)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from export.bundle import Bundle
 from export.errors import BackendError, BundleError, one_line
+from export.ops import native
 from export.quiet import quiet
 
 INTERPRETED = "executorch_prim::"  # instructions of the runtime itself, present in every build
@@ -29,6 +31,8 @@ class ExecutorchBackend:
         self.config = bundle.manifest.config()
         self.max_context = bundle.manifest.decoder.max_context
         self._runtime = _runtime()
+        if bundle.manifest.kernels == "fused":
+            self._load_kernels()
         self._check_operators()
         self._methods: dict[str, object] = {}
         if threads is not None:
@@ -71,12 +75,17 @@ class ExecutorchBackend:
 
     def _load(self, graph: str) -> object:
         path = self.bundle.graph_path(graph)
-        _process.has_graphs = True
         try:
-            with quiet():
-                return self._runtime.load_program(path).load_method("forward")
+            return load_method(path)
         except RuntimeError as error:
             raise BundleError(f"{path}: ExecuTorch cannot load this graph ({one_line(error)}): build the bundle again") from error
+
+    def _load_kernels(self) -> None:
+        """Put this project's operators beside the stock ones."""
+        if why := native.unavailable():
+            names = ", ".join(self.bundle.manifest.custom_operators)
+            raise BackendError(f"{self.bundle.folder} needs this project's operators ({names}): {why}; or build with --kernels stock")
+        native.load()
 
     def _check_operators(self) -> None:
         present = self._runtime.operator_registry.operator_names
@@ -87,6 +96,18 @@ class ExecutorchBackend:
                     f"{self.bundle.folder}: graph {name} needs the operator {missing[0]}, which this ExecuTorch lacks: "
                     "link the kernels that the manifest names, or build with --kernels stock"
                 )
+
+
+def load_method(path: Path) -> object:
+    """The method of a `.pte` file; `execute` runs it.
+
+    Raises:
+        RuntimeError: ExecuTorch cannot load it.
+    """
+    runtime = _runtime()
+    _process.has_graphs = True
+    with quiet():
+        return runtime.load_program(path).load_method("forward")
 
 
 class _Process:

@@ -10,7 +10,6 @@ NOT_YET = {
     "--deployment": ["iOS18"],
     "--min-accuracy": ["0.9"],
     "--max-kl": ["0.1"],
-    "--kernels": ["fused"],
     "--delegate": ["coreml"],
 }
 

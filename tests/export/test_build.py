@@ -55,13 +55,18 @@ def test_a_dry_run_reads_no_weights_and_writes_nothing(capsys, tmp_path, monkeyp
         (["--quant", "frame_scorer=int8"], "frame_scorer"),
         (["--max-context", "100"], "--max-context 100"),
         (["--max-context", "99999999"], "goes up to"),
-        (["--kernels", "fused"], "stock"),
         (["--delegate", "coreml"], "xnnpack"),
         (["--checkpoint", "no/such/folder/at all"], "no/such/folder"),
     ],
 )
 def test_bad_arguments_meet_one_line_in_seconds(capsys, arguments, says):
     assert says in refused(capsys, *arguments, "--dry-run")
+
+
+def test_fused_kernels_without_a_compiler_are_refused_before_any_work(capsys, monkeypatch):
+    monkeypatch.setattr("export.ops.native.unavailable", lambda: "there is no C++ compiler: install g++")
+    line = refused(capsys, "--kernels", "fused", "--dry-run")
+    assert "--kernels fused" in line and "install g++" in line and "stock" in line
 
 
 @pytest.mark.parametrize("target", ["coreml", "onnx"])

@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from export.checkpoint import open_checkpoint
-from export.components import COMPONENTS
+from export.components import COMPONENTS, Form
 from export.components.base import DTYPES
 from export.components.decoder import DecoderGraph
+from export.components.mamba_mixer import softplus
 from export.components.projectors import pooling_matrix
 from export.components.token_embedding import Int8Embedding
-from export.components.video_encoder import softplus
 from export.manifest import GRAPHS, DynamicAxis
 from export.model.qwen2 import KeyValueCache
 from export.quiet import quiet
@@ -81,7 +81,7 @@ def test_a_twin_computes_what_the_eager_part_does_in_the_declared_shapes(name, w
     model = load(checkpoint, *component.parts)
     values = inputs_of(signature, checkpoint.config)
     wanted = getattr(model, name)(*values)  # before the twin takes the part over
-    got = component.twin(model, CONTEXT).eval()(*values)
+    got = component.twin(model, Form(CONTEXT)).eval()(*values)
     assert max_error(got, wanted) <= SAME_MATHS
     (output,) = signature.outputs
     assert [5 if isinstance(size, str) else size for size in output.shape] == list(got.shape)
@@ -93,7 +93,7 @@ def test_the_decoder_has_its_declared_shapes(checkpoints):
     define_llm_operators()
     for checkpoint in checkpoints.values():
         signature = COMPONENTS["decoder"].signature(checkpoint.config, CONTEXT)
-        twin = COMPONENTS["decoder"].twin(load(checkpoint, "decoder"), CONTEXT)
+        twin = COMPONENTS["decoder"].twin(load(checkpoint, "decoder"), Form(CONTEXT))
         logits = twin(*inputs_of(signature, checkpoint.config))
         assert tuple(logits.shape) == signature.outputs[0].shape and logits.dtype == torch.float32
 
@@ -108,14 +108,14 @@ def test_frames_of_padding_and_extreme_pixels_stay_the_same(checkpoints):
         frames[0], frames[1] = 0, 255
         frames[2] = getattr(model, name).normalize.mean[0] * 255
         wanted = getattr(model, name)(pixels)
-        assert max_error(component.twin(model, CONTEXT)(pixels), wanted) <= SAME_MATHS
+        assert max_error(component.twin(model, Form(CONTEXT))(pixels), wanted) <= SAME_MATHS
 
 
 @torch.inference_mode()
 def test_the_video_encoder_s_directions_and_frames_all_matter(checkpoints):
     """A twin that drops the backward scan, or a frame, would still run: each must move tokens at the other end."""
     checkpoint = checkpoints["demo"]
-    twin = COMPONENTS["video_encoder"].twin(load(checkpoint, "video_encoder"), CONTEXT)
+    twin = COMPONENTS["video_encoder"].twin(load(checkpoint, "video_encoder"), Form(CONTEXT))
     (pixels,) = inputs_of(COMPONENTS["video_encoder"].signature(checkpoint.config, CONTEXT), checkpoint.config)
     before = twin(pixels)
     for frame, seen_at in ((0, 7), (7, 0)):
@@ -128,7 +128,7 @@ def test_the_video_encoder_s_directions_and_frames_all_matter(checkpoints):
 def test_one_trace_computes_what_the_twin_does_at_every_length(name, checkpoints):
     checkpoint, component = checkpoints["demo"], COMPONENTS[name]
     signature = component.signature(checkpoint.config, CONTEXT)
-    twin = component.twin(load(checkpoint, *component.parts), CONTEXT).eval()
+    twin = component.twin(load(checkpoint, *component.parts), Form(CONTEXT)).eval()
     program = torch.export.export(twin, signature.example_inputs(), dynamic_shapes=signature.dynamic_shapes(), strict=False).module()
     with torch.inference_mode():
         for length in (1, 2, 17, CONTEXT) if signature.dynamic_axes else (0,):
@@ -246,7 +246,7 @@ def test_one_trace_serves_prefill_and_steps(decoder_model):
     define_llm_operators()
     signature = COMPONENTS["decoder"].signature(decoder_model.config, CONTEXT)
     with quiet(), torch.no_grad():  # tracing the stock operators warns of their own code
-        twin = COMPONENTS["decoder"].twin(decoder_model, CONTEXT)
+        twin = COMPONENTS["decoder"].twin(decoder_model, Form(CONTEXT))
         traced = torch.export.export(twin, signature.example_inputs(), dynamic_shapes=signature.dynamic_shapes(), strict=False).module()
         both = Both(decoder_model, traced)
         position = 0

@@ -19,7 +19,7 @@ from export.backends.base import Artifact
 from export.backends.executorch import ExecutorchBackend, quantize
 from export.backends.pte import read_pte
 from export.checkpoint import open_checkpoint, save_checkpoint
-from export.components import COMPONENTS
+from export.components import COMPONENTS, Form
 from export.errors import BundleError
 from export.model.mobile_videogpt import MobileVideoGPT
 from export.model.qwen2 import KeyValueCache
@@ -62,8 +62,8 @@ def lowered(tmp_path_factory):
     @functools.cache
     def lower(recipe: str, name: str) -> Lowered:
         component = COMPONENTS[name]
-        plan = next(graph for graph in plan_build(checkpoint, PRESETS[recipe], CONTEXT).graphs if graph.name == name)
-        twin = component.twin(checkpoint.load(parts=component.parts), CONTEXT).eval()
+        plan = next(graph for graph in plan_build(checkpoint, PRESETS[recipe], Form(CONTEXT)).graphs if graph.name == name)
+        twin = component.twin(checkpoint.load(parts=component.parts), Form(CONTEXT)).eval()
         derived = derived_constants(twin)
         path = folder / f"{recipe}_{name}.pte"
         backend.lower(component, twin, component.signature(checkpoint.config, CONTEXT), list(plan.assignments), path)

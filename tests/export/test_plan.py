@@ -7,21 +7,13 @@ import pytest
 
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.checkpoint_match import Source
-from export.components import COMPONENTS
-from export.config import ETP, ClipConfig, DecoderConfig, ModelConfig, ProjectorConfig, VideoMambaConfig
+from export.components import COMPONENTS, Form
 from export.errors import RecipeError
 from export.plan import plan_build, table
 from export.quant.presets import PRESETS, parse
 from export.quant.recipe import LINEAR, Recipe, Rule
 from tests.numerics import DEMO
-
-RELEASED = ModelConfig(  # Mobile-VideoGPT-0.5B
-    clip=ClipConfig(width=768, depth=11, heads=12, mlp_width=3072, patch_size=16),
-    videomamba=VideoMambaConfig(width=576, depth=32, d_inner=1152, d_state=16, d_conv=4, dt_rank=36, patch_size=16),
-    image_projector=ProjectorConfig(ETP, 2, 768, 896),
-    video_projector=ProjectorConfig(ETP, 2, 576, 896),
-    decoder=DecoderConfig(width=896, layers=24, heads=14, kv_heads=2, head_dim=64, ffn_width=4864, vocab=151936, tied=True),
-)
+from tests.released_layout import RELEASED
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +22,13 @@ def demo():
 
 
 def graphs(checkpoint, name="int4", overrides=(), context=512):
-    return {graph.name: graph for graph in plan_build(checkpoint, parse(name, overrides, COMPONENTS), context).graphs}
+    return {graph.name: graph for graph in plan_build(checkpoint, parse(name, overrides, COMPONENTS), Form(context)).graphs}
 
 
 def test_no_weight_is_read(demo, monkeypatch):
     monkeypatch.setattr(Source, "read", lambda self: pytest.fail("a tensor was read"))
     monkeypatch.setattr(Checkpoint, "load", lambda self, *a, **k: pytest.fail("weights were loaded"))
-    plan = plan_build(open_checkpoint(DEMO), PRESETS["int4"], 512)
+    plan = plan_build(open_checkpoint(DEMO), PRESETS["int4"], Form(512))
     assert [graph.name for graph in plan.graphs] == list(COMPONENTS)
     assert "decoder" in table(plan)
 
@@ -74,13 +66,13 @@ def test_a_longer_context_adds_its_rotary_tables_to_the_decoder_s_file_and_no_ca
     assert long["decoder"].file_bytes - short["decoder"].file_bytes == tables
     assert all(long[name].file_bytes == short[name].file_bytes for name in COMPONENTS if name != "decoder")
     cache = (4096 - 512) * 2 * 4 * demo.config.decoder.layers * demo.config.decoder.kv_heads * demo.config.decoder.head_dim
-    memory = [plan_build(demo, PRESETS["int4"], context).verify_peak_bytes for context in (512, 4096)]
+    memory = [plan_build(demo, PRESETS["int4"], Form(context)).verify_peak_bytes for context in (512, 4096)]
     assert memory[1] - memory[0] == pytest.approx(cache, abs=1)
 
 
 def test_the_released_sizes_come_out_as_measured():
     released = Checkpoint("released", RELEASED, {}, None, {})
-    plan = plan_build(released, PRESETS["int4"], 4096)
+    plan = plan_build(released, PRESETS["int4"], Form(4096))
     found = {graph.name: graph for graph in plan.graphs}
     assert found["decoder"].parameters == 494_032_768  # as Qwen2.5-0.5B states
     assert found["decoder"].file_bytes == pytest.approx(279e6, rel=0.03)  # measured, int4 in groups of 32
@@ -90,22 +82,22 @@ def test_the_released_sizes_come_out_as_measured():
 
 
 def test_the_whole_is_the_sum_of_its_graphs(demo):
-    plan = plan_build(demo, PRESETS["int4"], 512)
+    plan = plan_build(demo, PRESETS["int4"], Form(512))
     assert plan.bundle_bytes == sum(graph.file_bytes for graph in plan.graphs) + plan.extra_bytes
     assert plan.seconds == pytest.approx(sum(graph.seconds for graph in plan.graphs) + plan.verify_seconds)
     assert plan.peak_bytes == max(*(graph.peak_bytes for graph in plan.graphs), plan.verify_peak_bytes)
-    without = plan_build(dataclasses.replace(demo, tokenizer_file=None), PRESETS["int4"], 512)
+    without = plan_build(dataclasses.replace(demo, tokenizer_file=None), PRESETS["int4"], Form(512))
     assert plan.extra_bytes - without.extra_bytes == demo.tokenizer_file.stat().st_size
 
 
 def test_the_table_says_what_was_excluded_and_why(demo):
-    text = table(plan_build(demo, parse("int4", ["video_encoder=int4"], COMPONENTS), 512))
+    text = table(plan_build(demo, parse("int4", ["video_encoder=int4"], COMPONENTS), Form(512)))
     layers = 2 * demo.config.videomamba.depth  # dt_proj of both directions
     assert f"{layers} layers: input width is no multiple of the group size 32: int8 per channel instead" in text
-    assert "layers:" not in table(plan_build(demo, PRESETS["int4"], 512))
+    assert "layers:" not in table(plan_build(demo, PRESETS["int4"], Form(512)))
     assert text.splitlines()[-1].startswith("bundle about ")
 
 
 def test_a_rule_that_matches_nothing_stops_the_plan(demo):
     with pytest.raises(RecipeError, match="matches no linear layer"):
-        plan_build(demo, Recipe("mine", (Rule("decoder", LINEAR, "int8", layers="*.query"),)), 512)
+        plan_build(demo, Recipe("mine", (Rule("decoder", LINEAR, "int8", layers="*.query"),)), Form(512))

@@ -8,7 +8,7 @@ import pytest
 
 from export.backends.executorch import ExecutorchBackend
 from export.checkpoint import open_checkpoint
-from export.components import COMPONENTS
+from export.components import COMPONENTS, Form
 from export.errors import BackendError, RecipeError
 from export.plan import meta_twins
 from export.quant.apply import assign, check_rules, quantizable_layers
@@ -32,7 +32,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def layers():
-    return {name: quantizable_layers(twin) for name, twin in meta_twins(open_checkpoint(DEMO), 64).items()}
+    return {name: quantizable_layers(twin) for name, twin in meta_twins(open_checkpoint(DEMO), Form(64)).items()}
 
 
 def schemes(recipe, layers):

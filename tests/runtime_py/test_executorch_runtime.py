@@ -10,6 +10,7 @@ import torch
 from export.bundle import open_bundle
 from export.config import GRAPHS
 from export.errors import BundleError
+from export.ops import native
 from runtime_py import bench
 from runtime_py.backends.executorch import ExecutorchBackend
 
@@ -74,3 +75,25 @@ def test_bench_loads_every_graph_before_it_times_one(tiny_bundle, monkeypatch, c
     monkeypatch.setattr(bench, "run_once", lambda *arguments: happened.append("run") or run_once(*arguments))
     assert bench.main(["--bundle", str(tiny_bundle), "--context", "8", "--new-tokens", "1", "--runs", "1"]) == 0
     assert happened == ["load"] * len(GRAPHS) + ["run"] * 2
+
+
+def test_a_fused_bundle_names_the_operators_that_a_host_must_bring(tiny_fused_bundle):
+    manifest = open_bundle(tiny_fused_bundle).manifest
+    assert manifest.kernels == "fused" and manifest.verified
+    assert manifest.custom_operators == ("mobile_videogpt::bidirectional_scan.out", "mobile_videogpt::causal_conv.out")
+    assert set(manifest.custom_operators) < set(manifest.graphs["video_encoder"].operators)
+    text = (tiny_fused_bundle / "README.md").read_text()
+    assert all(name in text for name in manifest.custom_operators)
+
+
+def test_a_fused_bundle_without_its_operators_is_one_clear_line(tiny_fused_bundle, monkeypatch, capsys):
+    monkeypatch.setattr(native, "unavailable", lambda: "there is no C++ compiler: install g++")
+    assert bench.main(["--bundle", str(tiny_fused_bundle)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert "mobile_videogpt::bidirectional_scan.out" in error and "install g++" in error
+
+
+def test_a_stock_bundle_loads_no_operator_of_ours(tiny_bundle, monkeypatch):
+    monkeypatch.setattr(native, "load", lambda: pytest.fail("the kernels were loaded"))
+    ExecutorchBackend(open_bundle(tiny_bundle)).run("token_embedding", IDS)

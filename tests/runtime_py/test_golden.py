@@ -52,6 +52,10 @@ def test_the_fp32_bundle_reproduces_the_golden_arrays(tmp_path, golden, tiny_bun
     assert_golden(dump(tmp_path, golden, ["--bundle", str(tiny_bundle)]), golden)
 
 
+def test_the_fused_bundle_reproduces_the_golden_arrays(tmp_path, golden, tiny_fused_bundle):
+    assert_golden(dump(tmp_path, golden, ["--bundle", str(tiny_fused_bundle)]), golden)
+
+
 def test_shapes_are_those_of_the_release(tmp_path, golden, tiny_checkpoint):
     stages = dump(tmp_path, golden, ["--checkpoint", str(tiny_checkpoint), "--new-tokens", "1"])
     assert {name: value.shape for name, value in stages.items()} == {
