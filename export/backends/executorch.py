@@ -20,7 +20,7 @@ from export.backends.pte import read_pte
 from export.components import Component, Form, Signature
 from export.components.token_embedding import Int8Embedding
 from export.errors import BackendError, RecipeError
-from export.garbage import rare_collection
+from export.graph_passes import cheap_graph_passes
 from export.ops import native
 from export.quant.apply import Assignment
 from export.quant.recipe import EMBEDDING, LINEAR, Recipe
@@ -56,7 +56,7 @@ class ExecutorchBackend:
         return {"fp32": "float32", "int8": "int8 per token, dynamic", "int4": "int8 per token, dynamic"}[scheme]
 
     def lower(self, component: Component, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
-        with quiet(), rare_collection(), torch.no_grad():
+        with quiet(), cheap_graph_passes(), torch.no_grad():
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (defines torch.ops.llama)
 
             quantize(twin, assignments)

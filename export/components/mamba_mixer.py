@@ -59,17 +59,18 @@ class StockMixer(_Mixer):
         self.register_buffer("reversed", torch.arange(length - 1, -1, -1), persistent=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        length, D = hidden.shape[0], self.channels
+        length, D, R, N = hidden.shape[0], self.channels, self.rank, self.states
         projected = self.in_proj(hidden)  # [L, 2 D]
         x, z = projected[:, :D], projected[:, D:]
         u = F.silu(self.convolve(torch.cat([x, x.index_select(0, self.reversed)], dim=1)))  # [L, 2 D]
         maps = [direction.x_proj(u_d) for direction, u_d in zip(self.directions, (u[:, :D], u[:, D:]))]  # 2 of [L, R + 2 N]
-        delta = softplus(torch.cat([direction.dt_proj(m[:, : self.rank]) for direction, m in zip(self.directions, maps)], dim=1))
-        B = torch.cat([m[:, self.rank : self.rank + self.states] for m in maps], dim=1)  # [L, 2 N]
-        C = torch.cat([m[:, self.rank + self.states :] for m in maps], dim=1)
-        u, delta, B, C = (t.reshape(length, 2, -1) for t in (u, delta, B, C))
-        y = self.scan(u, delta, self.A, B, C, self.D).reshape(length, 2 * D)
-        return self.out_proj((y[:, :D] + y[:, D:].index_select(0, self.reversed)) * F.silu(z))
+        delta = softplus(torch.cat([direction.dt_proj(m[:, :R]) for direction, m in zip(self.directions, maps)], dim=1))
+        B_and_C = torch.cat(maps, dim=1).reshape(length, 2, R + 2 * N)
+        u, delta = u.reshape(length, 2, D), delta.reshape(length, 2, D)
+        y = self.scan(u, delta, self.A, B_and_C[:, :, R : R + N], B_and_C[:, :, R + N :], self.D).reshape(length, 2 * D)
+        # Whole rows are reversed, though half of each would do: a slice before the gather would be a delegate of its own.
+        backward = y.index_select(0, self.reversed)[:, D:]
+        return self.out_proj((y[:, :D] + backward) * F.silu(z))
 
     def convolve(self, x: Tensor) -> Tensor:
         """Causal depthwise convolution along time, [L, 2 D] -> [L, 2 D]."""
