@@ -185,8 +185,11 @@ def main(argv: list[str] | None = None) -> None:
         check_writable(args.json)
     if args.peers is not None and args.bundle is None:
         raise ExportError("--peers compares a bundle: give --bundle")
+    peer = open_checkpoint(args.peers) if args.peers is not None else None
     started = time.perf_counter()
     backend, _ = open_source(args)
+    if peer is not None:
+        peers.check(peer, backend)
     backend.load()
     load_s = time.perf_counter() - started
     report = {
@@ -207,9 +210,8 @@ def main(argv: list[str] | None = None) -> None:
         report["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
         report["gpu"] = torch.cuda.get_device_name()
     print(table(report), file=sys.stderr)
-    if args.peers is not None:
-        checkpoint = open_checkpoint(args.peers, args.clip, args.videomamba, args.base)
-        report["peers_s"] = peers.compare(backend, open_bundle(args.bundle), checkpoint, args.threads, args.runs)
+    if peer is not None:
+        report["peers_s"] = peers.compare(backend, open_bundle(args.bundle), peer, args.threads, args.runs)
         print(peers.table(report["peers_s"]), file=sys.stderr)
     line = json.dumps(report, allow_nan=False)
     if args.json is not None:

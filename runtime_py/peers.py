@@ -39,14 +39,14 @@ PEER_PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 Seconds = Callable[[], float]  # runs the work once
 
 
-def compare(backend: GraphBackend, bundle: Bundle, checkpoint: Checkpoint, threads: int | None, runs: int) -> dict[str, dict[str, float]]:
-    """Median seconds of each vision graph by whom it ran: the bundle and its peers, taking turns, after a turn that does not count.
-
-    Raises:
-        BackendError: the checkpoint is of other sizes than the bundle.
-    """
+def check(checkpoint: Checkpoint, backend: GraphBackend) -> None:
+    """Raise BackendError where the checkpoint is of other sizes than the bundle."""
     if checkpoint.config != backend.config:
         raise BackendError("--peers: the checkpoint's sizes are not the bundle's: give the checkpoint that it was built from")
+
+
+def compare(backend: GraphBackend, bundle: Bundle, checkpoint: Checkpoint, threads: int | None, runs: int) -> dict[str, dict[str, float]]:
+    """Median seconds of each vision graph by whom it ran: the bundle and its peers, taking turns, after a turn that does not count."""
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for graph in GRAPHS:
