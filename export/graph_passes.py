@@ -22,7 +22,7 @@ def cheap_graph_passes() -> Iterator[None]:
     Provenance: each pass notes for each node where it came from, as a deep copy of the notes of all passes before it. The notes
     are never changed, so within they are shared: a tenth of the time.
     """
-    thresholds = gc.get_threshold()
+    thresholds, copied = gc.get_threshold(), getattr(NodeSource, "__deepcopy__", None)
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, MIDDLE, OLD)
@@ -30,7 +30,10 @@ def cheap_graph_passes() -> Iterator[None]:
     try:
         yield
     finally:
-        del NodeSource.__deepcopy__
+        if copied is None:
+            del NodeSource.__deepcopy__
+        else:
+            NodeSource.__deepcopy__ = copied
         gc.set_threshold(*thresholds)
         gc.unfreeze()
         gc.collect()

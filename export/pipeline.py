@@ -91,7 +91,7 @@ def _build_graph(request: Request, graph: GraphPlan, writer: BundleWriter) -> Gr
     twin = component.twin(model, request.form).eval()
     assignments, derived = list(graph.assignments), derived_constants(twin)
     path = writer.path(graph.name + request.backend.suffix)
-    request.backend.lower(component, twin, signature, assignments, path)
+    request.backend.lower(twin, signature, assignments, path)
     del model, twin
     gc.collect()  # before the next component's weights come in
     artifact = request.backend.read(path)

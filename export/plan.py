@@ -23,7 +23,8 @@ SCALE_BYTES = {"int8": 4, "int4": 2}  # float32 per channel, bfloat16 per group
 GRAPH_BYTES = 4_000  # a graph's description without its layers
 GRAPH_BYTES_PER_LAYER = {"image_encoder": 8_000, "video_encoder": 26_000, "decoder": 16_000}  # and what the description of each adds
 TRACE_SECONDS = 4  # fixed cost of lowering a graph
-LAYER_SECONDS = {"image_encoder": 3.4, "video_encoder": 6.2, "decoder": 6.2}  # lowering, per layer
+LAYER_SECONDS = {"image_encoder": 3.0, "video_encoder": 5.0, "decoder": 5.0}  # lowering, per layer
+FUSED_LAYER_SECONDS = 3.0  # of a video encoder around our own operators
 SECONDS_PER_GB = 14  # quantizing, packing and writing, per GB of float32 weights
 REFERENCE_SECONDS_PER_GB = 28  # the eager model on the probe, and the bundle against it
 PROBE_BYTES = 5_000_000  # its frames, and the sampled logits of the greedy steps
@@ -86,7 +87,11 @@ def plan_build(checkpoint: Checkpoint, recipe: Recipe, form: Form) -> BuildPlan:
     check_rules(recipe, layers)
     config = checkpoint.config
     depths = {"image_encoder": config.clip.depth, "video_encoder": config.videomamba.depth, "decoder": config.decoder.layers}
-    graphs = tuple(_plan_graph(name, twin, assign(recipe, name, layers[name]), depths.get(name, 1)) for name, twin in twins.items())
+    seconds = LAYER_SECONDS | ({"video_encoder": FUSED_LAYER_SECONDS} if form.scan == "fused" else {})
+    graphs = tuple(
+        _plan_graph(name, twin, assign(recipe, name, layers[name]), depths.get(name, 1), seconds.get(name, 0))
+        for name, twin in twins.items()
+    )
     weights = 4 * sum(graph.parameters for graph in graphs)
     cache = 2 * 4 * config.decoder.layers * form.max_context * config.decoder.kv_heads * config.decoder.head_dim
     tokenizer = checkpoint.tokenizer_file.stat().st_size if checkpoint.tokenizer_file else 0
@@ -113,7 +118,7 @@ def meta_twins(checkpoint: Checkpoint, form: Form) -> dict[str, nn.Module]:
         return {name: component.twin(model, form) for name, component in COMPONENTS.items()}
 
 
-def _plan_graph(name: str, twin: nn.Module, assignments: list[Assignment], layers: int) -> GraphPlan:
+def _plan_graph(name: str, twin: nn.Module, assignments: list[Assignment], layers: int, layer_seconds: float) -> GraphPlan:
     parameters = sum(p.numel() for p in twin.parameters())
     size = 4 * (parameters - sum(a.weights for a in assignments))
     for a in assignments:
@@ -122,7 +127,7 @@ def _plan_graph(name: str, twin: nn.Module, assignments: list[Assignment], layer
     caches = sum(m.keys.numel() + m.values.numel() for m in twin.modules() if isinstance(m, CachedAttention))
     size += 4 * (sum(math.prod(shape) for shape in derived_constants(twin)) - caches)  # tables are in the file, empty caches are not
     size += GRAPH_BYTES + GRAPH_BYTES_PER_LAYER.get(name, 0) * layers
-    seconds = TRACE_SECONDS + LAYER_SECONDS.get(name, 0) * layers + SECONDS_PER_GB * 4 * parameters / 1e9
+    seconds = TRACE_SECONDS + layer_seconds * layers + SECONDS_PER_GB * 4 * parameters / 1e9
     peak = int(BASE_BYTES + LOWERING_COPIES * 4 * parameters)
     return GraphPlan(name, tuple(assignments), parameters, layers, size, seconds, peak)
 

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from export.arguments import ArgumentParser
-from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
 from export.config import FRAMES, IMAGE_SIZE, IMAGE_TOKENS_PLACEHOLDER
 from export.errors import ExportError, PromptError, command
@@ -211,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
         report["gpu"] = torch.cuda.get_device_name()
     print(table(report), file=sys.stderr)
     if peer is not None:
-        report["peers_s"] = peers.compare(backend, open_bundle(args.bundle), peer, args.threads, args.runs)
+        report["peers_s"] = peers.compare(backend, backend.bundle, peer, args.threads, args.runs)
         print(peers.table(report["peers_s"]), file=sys.stderr)
     line = json.dumps(report, allow_nan=False)
     if args.json is not None:

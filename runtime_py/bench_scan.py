@@ -14,11 +14,9 @@ import ctypes
 import functools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,10 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from export.arguments import ArgumentParser
-from export.errors import ExportError, command
+from export.errors import BackendError, ExportError, command
 from export.ops import native
 from export.ops.selective_scan import selective_scan_fused, selective_scan_looped, selective_scan_sequential, selective_scan_unrolled
+from runtime_py.backends.executorch import load_method, use_threads
 from runtime_py.files import check_writable, replacing
+from runtime_py.load import check_threads
+from runtime_py.timing import take_turns, timed
 
 LENGTH, GROUPS, CHANNELS, STATES = 1569, 2, 1152, 16  # of a released VideoMamba block
 LENGTHS = (512, 1024, 1569, 2048, 3072, 4096, 6144, 8192)
@@ -65,16 +66,15 @@ class _Form(nn.Module):
 def lowered(scan: Callable[..., Tensor], arguments: tuple[Tensor, ...], folder: Path) -> Scan:
     """A form in a `.pte` file of its own, as the video encoder has it; weights are constants."""
     from export.backends.executorch import ExecutorchBackend
-    from export.components import COMPONENTS, Signature
+    from export.components import Signature
     from export.manifest import TensorSpec
-    from runtime_py.backends.executorch import load_method
 
     u, delta, A, B, C, D = arguments
     inputs = [u, delta, B, C]
     specs = tuple(TensorSpec(name, tuple(x.shape), "float32", "") for name, x in zip(("u", "delta", "B", "C"), inputs))
     signature = Signature(specs, (TensorSpec("y", tuple(u.shape), "float32", ""),))
     path = folder / f"{id(scan)}-{len(u)}.pte"
-    ExecutorchBackend().lower(COMPONENTS["video_encoder"], _Form(scan, A, D).eval(), signature, [], path)
+    ExecutorchBackend().lower(_Form(scan, A, D).eval(), signature, [], path)
     method = load_method(path)
     return lambda: method.execute(inputs)[0]
 
@@ -84,7 +84,9 @@ def plain_loop(arguments: tuple[Tensor, ...], threads: int, folder: Path) -> Sca
     compiler, path = native.find_compiler(), folder / "plain_scan.so"
     source = Path(__file__).with_name("plain_scan.cpp")
     flags = [*native.OPTIMISED, *compiler.target, "-fPIC", "-shared", "-pthread", f"-I{native.SOURCES}"]
-    subprocess.run([*compiler.command, *flags, str(source), "-o", str(path)], check=True)
+    ran = subprocess.run([*compiler.command, *flags, str(source), "-o", str(path)], capture_output=True, text=True)
+    if ran.returncode:
+        raise BackendError(f"{compiler.command[0]} cannot compile the plain loop: {native.first_error(ran.stderr)}; set CXX to another")
     u, delta, A, B, C, D = arguments
     y = torch.empty_like(u)
     sizes = [ctypes.c_size_t(size) for size in (*u.shape, A.shape[-1], threads)]
@@ -117,27 +119,13 @@ def forms(threads: int, folder: Path) -> dict[str, float]:
         error = float((scan() - wanted).abs().max() / wanted.abs().max())
         if not error <= AGREE:
             raise ExportError(f"{name} is off by {error:.1e}: nothing was timed")
-    turns: dict[str, list[float]] = {name: [] for name in scans}
-    for _ in range(RUNS):
-        for name, scan in scans.items():
-            turns[name].append(_seconds(scan))
-    return {name: statistics.median(took) for name, took in turns.items()}
+    return take_turns({name: timed(scan) for name, scan in scans.items()}, RUNS)
 
 
 def lengths(folder: Path) -> dict[int, float]:
     """Median seconds of the kernel for each length."""
-    scans = {length: lowered(selective_scan_fused, scan_arguments(length), folder) for length in LENGTHS}
-    turns: dict[int, list[float]] = {length: [] for length in LENGTHS}
-    for _ in range(RUNS + 1):
-        for length, scan in scans.items():
-            turns[length].append(_seconds(scan))
-    return {length: statistics.median(took[1:]) for length, took in turns.items()}
-
-
-def _seconds(scan: Scan) -> float:
-    started = time.perf_counter()
-    scan()
-    return time.perf_counter() - started
+    scans = {str(length): timed(lowered(selective_scan_fused, scan_arguments(length), folder)) for length in LENGTHS}
+    return {int(length): took for length, took in take_turns(scans, RUNS).items()}
 
 
 def plot(seconds: dict[int, float]) -> str:
@@ -168,21 +156,26 @@ def plot(seconds: dict[int, float]) -> str:
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m runtime_py.bench_scan", description=__doc__)
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--plot", type=Path, metavar="F", help="write the times against the length to this SVG file")
     parser.add_argument("--json", type=Path, metavar="F", help="write the JSON object to this file too")
     args = parser.parse_args(argv)
     for path in (args.plot, args.json):
         if path is not None:
             check_writable(path)
+    check_threads(args.threads)
+    threads = args.threads or os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    use_threads(threads)
     native.load()
     with tempfile.TemporaryDirectory() as folder:
-        by_form, by_length = forms(os.cpu_count() or 1, Path(folder)), lengths(Path(folder))
+        by_form, by_length = forms(threads, Path(folder)), lengths(Path(folder))
     kernel = by_form["fused kernel"]
     for name, took in by_form.items():
         print(f"{name:<16}{1e3 * took:>9.2f} ms {took / kernel:>7.2f} of the kernel's", file=sys.stderr)
     for length, took in by_length.items():
         print(f"{length:>6} steps {1e3 * took:>9.2f} ms {1e6 * took / length:>7.2f} us a step", file=sys.stderr)
-    line = json.dumps({"forms_s": by_form, "lengths_s": by_length, "threads": os.cpu_count()})
+    line = json.dumps({"forms_s": by_form, "lengths_s": by_length, "threads": threads})
     for path, text in ((args.plot, plot(by_length)), (args.json, line + "\n")):
         if path is not None:
             with replacing(path) as file:

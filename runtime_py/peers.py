@@ -5,19 +5,20 @@
                        scan, attention, norms, and moving data between them
     onnxruntime        the eager image encoder exported by torch.onnx: with ONNX Runtime's dynamic int8 where the bundle's is int8
 
-The products and ONNX Runtime run on weights of the checkpoint's shapes and random values: speed does not depend on them.
+The products have weights of the checkpoint's shapes and random values: speed does not depend on them.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import importlib.util
-import statistics
+import multiprocessing
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -25,14 +26,14 @@ from torch import Tensor, nn
 
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
-from export.errors import BackendError
+from export.errors import BackendError, one_line
 from export.manifest import TensorSpec
 from export.quiet import quiet
 from runtime_py.backends.base import GraphBackend
+from runtime_py.timing import take_turns, timed
 
 GRAPHS = ("image_encoder", "video_encoder")
 MOST_COPIES = 4  # of one product in a program: so many different weights that none stays in the cache for the next
-SETTLE_S = 0.2  # the threads of whoever ran before spin for a while, and would take a core from the next
 SEED = 0
 PEER_PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 
@@ -48,23 +49,75 @@ def check(checkpoint: Checkpoint, backend: GraphBackend) -> None:
 def compare(backend: GraphBackend, bundle: Bundle, checkpoint: Checkpoint, threads: int | None, runs: int) -> dict[str, dict[str, float]]:
     """Median seconds of each vision graph by whom it ran: the bundle and its peers, taking turns, after a turn that does not count."""
     results = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for graph in GRAPHS:
+    for graph in GRAPHS:
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as elsewhere:
             pixels = _pixels(bundle, graph)
             contenders: dict[str, Seconds] = {"bundle": timed(lambda graph=graph, x=pixels: backend.run(graph, x))}
-            contenders["eager-sequential"] = _eager(checkpoint, graph, pixels)
+            contenders["eager-sequential"] = elsewhere.enter_context(Elsewhere(_eager, checkpoint, graph, pixels, threads))
             contenders["matrix products"] = _products(bundle, checkpoint, graph, Path(folder))
-            if graph == "image_encoder" and (session := _onnxruntime(bundle, checkpoint, pixels, threads, Path(folder))):
-                contenders["onnxruntime"] = session
-            turns: dict[str, list[float]] = {name: [] for name in contenders}
-            for turn in range(runs + 1):
-                for name, seconds in contenders.items():
-                    time.sleep(SETTLE_S)
-                    turns[name].append(seconds())
-                shown = ", ".join(f"{name} {took[-1]:.3f}" for name, took in turns.items())
-                print(f"{graph}, {f'turn {turn} of {runs}' if turn else 'warm-up'}: {shown} s", file=sys.stderr, flush=True)
-            results[graph] = {name: statistics.median(took[1:]) for name, took in turns.items()}
+            if graph == "image_encoder" and _has_onnxruntime():
+                int8 = any(share.scheme == "int8" for share in bundle.manifest.graphs[graph].schemes)
+                contenders["onnxruntime"] = elsewhere.enter_context(Elsewhere(_onnxruntime, checkpoint, pixels, threads, int8, folder))
+
+            def say(line: str, graph: str = graph) -> None:
+                print(f"{graph}, {line}", file=sys.stderr, flush=True)
+
+            results[graph] = take_turns(contenders, runs, say)
     return results
+
+
+class Elsewhere:
+    """A contender in a process of its own: in one process, the thread pools of several libraries slow each other down threefold.
+
+    `make(*arguments)` is called there and gives the work; calling this object does it once and returns its seconds. A context
+    manager: the process ends with it.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], object]], *arguments: object):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+
+    def __enter__(self) -> Elsewhere:
+        self._process.start()
+        try:
+            self._receive()  # that it is ready
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def __call__(self) -> float:
+        self._pipe.send(None)
+        return self._receive()
+
+    def _receive(self) -> float:
+        while not self._pipe.poll(1):
+            if not self._process.is_alive():
+                raise BackendError("a peer's process ended: free some memory, or leave --peers out")
+        answer = self._pipe.recv()
+        if isinstance(answer, str):
+            raise BackendError(f"a peer cannot run: {answer}")
+        return answer
+
+
+def _serve(pipe: Connection, make: Callable[..., Callable[[], object]], arguments: tuple[object, ...]) -> None:
+    """The other end of `Elsewhere`: make the work, say so, then do it each time that something is received."""
+    try:
+        seconds = timed(make(*arguments))
+        answer: float | str = 0.0
+        while True:
+            pipe.send(answer)
+            pipe.recv()
+            answer = seconds()
+    except EOFError:
+        return  # nobody asks any more
+    except Exception as error:  # whatever it is, the process that asks has to be told
+        pipe.send(one_line(error) or type(error).__name__)
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
@@ -77,30 +130,21 @@ def table(results: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def timed(work: Callable[[], object]) -> Seconds:
-    """`work` with a clock."""
-
-    def seconds() -> float:
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started
-
-    return seconds
-
-
 def _pixels(bundle: Bundle, graph: str) -> Tensor:
     shape = bundle.manifest.graphs[graph].inputs[0].shape
     return torch.rand(shape, generator=torch.Generator().manual_seed(SEED)) * 255
 
 
-def _eager(checkpoint: Checkpoint, graph: str, pixels: Tensor) -> Seconds:
+def _eager(checkpoint: Checkpoint, graph: str, pixels: Tensor, threads: int | None) -> Callable[[], object]:
+    if threads:
+        torch.set_num_threads(threads)
     encoder = getattr(checkpoint.load(parts=(graph,)), graph)
 
     @torch.inference_mode()
     def run() -> None:
         encoder(pixels)
 
-    return timed(run)
+    return run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +170,7 @@ class _Products(nn.Module):
 def _products(bundle: Bundle, checkpoint: Checkpoint, graph: str, folder: Path) -> Seconds:
     """All linear layers of a graph, each kind in a program of its own; a kind with many layers runs some and is scaled up."""
     from export.backends.executorch import ExecutorchBackend
-    from export.components import COMPONENTS, Signature
+    from export.components import Signature
     from export.quant.apply import Assignment
     from export.quant.recipe import LINEAR, SCHEMES
     from runtime_py.backends.executorch import load_method
@@ -138,7 +182,7 @@ def _products(bundle: Bundle, checkpoint: Checkpoint, graph: str, folder: Path) 
         x = TensorSpec("x", (product.rows, product.columns), "float32", "")
         outputs = tuple(TensorSpec(f"y{i}", (product.rows, product.out), "float32", "") for i in range(copies))
         twin = _Products(product, copies).eval()
-        ExecutorchBackend().lower(COMPONENTS[graph], twin, Signature((x,), outputs), assignments, path)
+        ExecutorchBackend().lower(twin, Signature((x,), outputs), assignments, path)
         method, value = load_method(path), torch.randn(product.rows, product.columns)
         parts.append((count / copies, timed(lambda method=method, value=value: method.execute([value]))))
     return lambda: sum(scale * seconds() for scale, seconds in parts)
@@ -171,25 +215,29 @@ def linear_products(bundle: Bundle, checkpoint: Checkpoint, graph: str) -> dict[
     return found
 
 
-def _onnxruntime(bundle: Bundle, checkpoint: Checkpoint, pixels: Tensor, threads: int | None, folder: Path) -> Seconds | None:
-    """The eager encoder in ONNX Runtime; None, with a line that says so, where its packages are not installed."""
+def _has_onnxruntime() -> bool:
+    """Whether it and what exports to it are installed; where not, a line says so."""
     missing = [package for package in PEER_PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         print(f"onnxruntime is left out: pip install -e '.[peers]' ({', '.join(missing)} missing)", file=sys.stderr)
-        return None
+    return not missing
+
+
+def _onnxruntime(checkpoint: Checkpoint, pixels: Tensor, threads: int | None, int8: bool, folder: str) -> Callable[[], object]:
+    """The eager image encoder in ONNX Runtime, with its dynamic quantization where the bundle's is int8."""
     with quiet():
         import onnxruntime
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        path = folder / "image_encoder.onnx"
+        path = Path(folder) / "image_encoder.onnx"
         encoder = checkpoint.load(parts=("image_encoder",)).image_encoder.eval()
         with torch.no_grad():
-            torch.onnx.export(encoder, (pixels,), str(path), dynamo=True, external_data=True)
-        if any(share.scheme == "int8" for share in bundle.manifest.graphs["image_encoder"].schemes):
-            quantize_dynamic(path, folder / "int8.onnx", weight_type=QuantType.QInt8, per_channel=True)
-            path = folder / "int8.onnx"
+            torch.onnx.export(encoder, (pixels,), str(path), dynamo=True, external_data=True, verbose=False)
+        if int8:
+            quantize_dynamic(path, Path(folder) / "int8.onnx", weight_type=QuantType.QInt8, per_channel=True)
+            path = Path(folder) / "int8.onnx"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: pixels.numpy()}
-    return timed(lambda: session.run(None, feed))
+    return lambda: session.run(None, feed)

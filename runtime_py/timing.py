@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from runtime_py.backends.base import GraphBackend, Graphs
+
+SETTLE_S = 0.2  # the threads of whoever ran before spin for a while, and would take a core from the next
+
+
+def take_turns(
+    contenders: Mapping[str, Callable[[], float]], runs: int, say: Callable[[str], None] = lambda line: None
+) -> dict[str, float]:
+    """The median of what each contender returns (seconds) over `runs` rounds, after one that does not count.
+
+    They take turns, so that what slows the machine for a while slows all of them. `say` gets a line after each round.
+    """
+    turns: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(runs + 1):
+        for name, seconds in contenders.items():
+            time.sleep(SETTLE_S)
+            turns[name].append(seconds())
+        shown = ", ".join(f"{name} {took[-1]:.4f}" for name, took in turns.items())
+        say(f"{f'turn {turn} of {runs}' if turn else 'warm-up'}: {shown} s")
+    return {name: statistics.median(took[1:]) for name, took in turns.items()}
+
+
+def timed(work: Callable[[], object]) -> Callable[[], float]:
+    """`work` with a clock: the seconds of one call."""
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    return seconds
 
 
 class TimedBackend(Graphs):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernels.driver import no_tool
 from tests.released_layout import write_checkpoint
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -57,6 +58,6 @@ def tiny_fused_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint:
     from export.ops import native
 
     if why := native.unavailable():
-        pytest.skip(f"a fused bundle can neither be checked nor run here: {why}")
+        no_tool(f"a fused bundle can neither be checked nor run here: {why}")
     arguments = ["--checkpoint", str(tiny_checkpoint), "--recipe", "fp32", "--kernels", "fused"]
     return _build_once(tmp_path_factory, "tiny-fused", arguments)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import nn
 
-from export.components import Component, Form, Signature
+from export.components import Form, Signature
 from export.quant.apply import Assignment
 from export.quant.coverage import StoredWeight
 from export.quant.recipe import Recipe
@@ -37,13 +37,18 @@ class Backend(Protocol):
     def form(self, max_context: int) -> Form:
         """How this target wants its graphs made."""
 
-    def check(self, recipe: Recipe) -> None:
-        """Refuse, with a line that says what the target can do, a recipe that it cannot honour (RecipeError)."""
+    def check(self, recipe: Recipe, verify: bool) -> None:
+        """Refuse, with a line that says what the target can do, what it cannot honour.
+
+        Raises:
+            RecipeError: a recipe.
+            BackendError: this machine lacks what building takes or, with `verify`, what running the result takes.
+        """
 
     def activations(self, scheme: str) -> str:
         """How this target computes with weights of `scheme`, for the manifest."""
 
-    def lower(self, component: Component, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
+    def lower(self, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
         """Quantize `twin` as assigned, lower it, and write it to `out`."""
 
     def round_weights(self, module: nn.Module, assignments: list[Assignment]) -> None:

@@ -85,7 +85,7 @@ class FusedMixer(_Mixer):
         super().__init__(mixer)
         both = list(mixer.directions)
         for name, direction in zip(("forward", "backward"), both):
-            self.register_buffer(f"weight_{name}", direction.conv.weight[:, 0].T.contiguous())  # [kernel, D]
+            self.register_buffer(f"weight_{name}", direction.conv.weight.detach()[:, 0].T.contiguous())  # [kernel, D]
             self.register_buffer(f"bias_{name}", direction.conv.bias.detach().clone())  # [D]
             del direction.conv
 

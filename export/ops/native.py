@@ -11,6 +11,7 @@ environments share thus never offers one of them a library of another.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -39,7 +40,7 @@ OPTIMISED = (STANDARD, "-O3", "-ffp-contract=fast")
 KEPT_S = 24 * 3600  # another environment of this checkout may be using a build that is younger
 PROBE_LIMIT_S = 60
 BUILD_LIMIT_S = 600
-LOST = "bundles of --kernels fused can be neither built nor run in Python here; stock ones can"
+LOST = "bundles of --kernels fused can be neither checked nor run in Python here; stock ones can, their video encoder is slower"
 
 _loading = threading.Lock()
 
@@ -142,7 +143,10 @@ def find_packages() -> Packages:
 
 def find_compiler() -> Compiler:
     """$CXX where it is set, else the first of g++, clang++ and c++ that compiles C++20. Raises BackendError."""
-    chosen = shlex.split(os.environ.get("CXX", ""))
+    try:
+        chosen = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise BackendError(f"$CXX is no command line ({error}): set it to a compiler, or unset it") from None
     for candidate in [chosen] if chosen else [["g++"], ["clang++"], ["c++"]]:
         for target in (("-march=native",), ("-mcpu=native",), ()):  # which of them a compiler takes depends on the processor
             macros = _predefined(*candidate, *OPTIMISED, *target)
@@ -154,8 +158,10 @@ def find_compiler() -> Compiler:
 
 def cache_folders() -> list[Path]:
     """Where built libraries are looked for, and kept in the first that can be written."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [SOURCES / "build", user / "mobile-videogpt"]
+    folders = [SOURCES / "build"]
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mobile-videogpt")
+    return folders
 
 
 def _registered() -> set[str]:
@@ -206,14 +212,14 @@ def _build(packages: Packages, compiler: Compiler, folder: Path, name: str) -> P
         if ran.returncode:
             if os.strerror(errno.ENOSPC) in ran.stderr:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            said = _first_error(ran.stderr) or f"exit code {ran.returncode}"
+            said = first_error(ran.stderr) or f"exit code {ran.returncode}"
             raise BackendError(f"{shlex.join(compiler.command)} cannot compile the kernels: {said}; install or set CXX to another")
         os.replace(built, folder / name)
     _remove_old_builds(folder)
     return folder / name
 
 
-def _first_error(said: str) -> str:
+def first_error(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return next((line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)), lines[0] if lines else "")
 

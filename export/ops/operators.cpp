@@ -19,8 +19,9 @@ using ::executorch::runtime::KernelRuntimeContext;
 
 template <typename Function>
 void parallel(size_t units, const Function& function) {
-  if (units == 1) return function(0);
-  ::executorch::extension::threadpool::get_threadpool()->run(function, units);
+  auto* pool = units > 1 ? ::executorch::extension::threadpool::get_threadpool() : nullptr;
+  if (pool) return pool->run(function, units);
+  for (size_t unit = 0; unit < units; ++unit) function(unit);
 }
 
 bool is_float(const Tensor& tensor, int dim) {

@@ -36,7 +36,7 @@ class ExecutorchBackend:
         self._check_operators()
         self._methods: dict[str, object] = {}
         if threads is not None:
-            _use_threads(threads)
+            use_threads(threads)
 
     def run(self, graph: str, *inputs: Tensor) -> Tensor:
         return self._execute(graph, *(x.contiguous() for x in inputs))
@@ -82,10 +82,12 @@ class ExecutorchBackend:
 
     def _load_kernels(self) -> None:
         """Put this project's operators beside the stock ones."""
-        if why := native.unavailable():
+        try:
+            native.load()
+        except BackendError as error:
             names = ", ".join(self.bundle.manifest.custom_operators)
-            raise BackendError(f"{self.bundle.folder} needs this project's operators ({names}): {why}; or build with --kernels stock")
-        native.load()
+            line = f"{self.bundle.folder} needs this project's operators ({names}): {error}; or build with --kernels stock"
+            raise BackendError(line) from None
 
     def _check_operators(self) -> None:
         present = self._runtime.operator_registry.operator_names
@@ -119,7 +121,7 @@ class _Process:
 _process = _Process()
 
 
-def _use_threads(threads: int) -> None:
+def use_threads(threads: int) -> None:
     """Give the process's thread pool so many threads.
 
     Raises:

@@ -88,7 +88,7 @@ SMALL = assigned(first=("int8", 48, 32), second=("int8", 64, 48), third=("int4",
 def read_back(path):
     torch.manual_seed(0)
     backend = ExecutorchBackend()
-    backend.lower(COMPONENT, Small(), SIGNATURE, SMALL, path)
+    backend.lower(Small(), SIGNATURE, SMALL, path)
     return backend.read(path)
 
 

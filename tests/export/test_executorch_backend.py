@@ -66,7 +66,7 @@ def lowered(tmp_path_factory):
         twin = component.twin(checkpoint.load(parts=component.parts), Form(CONTEXT)).eval()
         derived = derived_constants(twin)
         path = folder / f"{recipe}_{name}.pte"
-        backend.lower(component, twin, component.signature(checkpoint.config, CONTEXT), list(plan.assignments), path)
+        backend.lower(twin, component.signature(checkpoint.config, CONTEXT), list(plan.assignments), path)
         return Lowered(path, plan, backend.read(path), derived, checkpoint.load(parts=component.parts))
 
     return lower

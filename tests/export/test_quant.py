@@ -116,7 +116,7 @@ def test_the_last_override_of_a_component_counts(layers):
 def test_an_override_that_was_overridden_leaves_nothing_behind(component):
     recipe = parse("int4", [f"{component}=fp16", f"{component}=int8"], COMPONENTS)
     assert recipe == parse("int4", [f"{component}=int8"], COMPONENTS)
-    ExecutorchBackend().check(recipe)  # the fp16 that it would refuse is asked for no more
+    ExecutorchBackend().check(recipe, verify=True)  # the fp16 that it would refuse is asked for no more
 
 
 def test_widths_that_no_group_divides_go_to_int8_and_say_why(layers):
@@ -183,13 +183,13 @@ def test_a_recipe_is_plain_data_that_comes_back_whole(name, overrides):
 @pytest.mark.parametrize("name, overrides", [("fp16", []), ("int4", ["decoder=fp16"]), ("fp16", ["decoder=int8"])])
 def test_executorch_refuses_fp16_and_says_what_it_can(name, overrides):
     with pytest.raises(RecipeError, match="executorch.*int8.*fp32"):
-        ExecutorchBackend().check(parse(name, overrides, COMPONENTS))
+        ExecutorchBackend().check(parse(name, overrides, COMPONENTS), verify=True)
 
 
 @pytest.mark.parametrize("name", ["fp32", "int8", "int4"])
 def test_executorch_takes_the_other_recipes_and_says_how_it_computes(name, layers):
     backend, recipe = ExecutorchBackend(), parse(name, ["video_encoder=fp32"], COMPONENTS)
-    backend.check(recipe)
+    backend.check(recipe, verify=True)
     used = {scheme for found in schemes(recipe, layers).values() for scheme in found.values()}
     assert {backend.activations(scheme) for scheme in used} <= {"float32", "int8 per token, dynamic"}
     assert backend.activations("fp32") == "float32"
@@ -198,4 +198,4 @@ def test_executorch_takes_the_other_recipes_and_says_how_it_computes(name, layer
 def test_executorch_asks_for_its_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao", None)  # as where it is not installed
     with pytest.raises(BackendError, match="needs the package torchao: pip install"):
-        ExecutorchBackend().check(PRESETS["int4"])
+        ExecutorchBackend().check(PRESETS["int4"], verify=True)

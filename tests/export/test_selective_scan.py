@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from export.backends.executorch import ExecutorchBackend
-from export.components import Component, Signature
+from export.components import Signature
 from export.manifest import TensorSpec
 from export.ops.selective_scan import selective_scan_looped, selective_scan_sequential
 from tests.numerics import load_pte, max_error
@@ -114,9 +114,8 @@ def test_the_lowered_loop_computes_the_sequential_form(tmp_path):
     example = arguments(64, 2)
     inputs = tuple(TensorSpec(name, tuple(t.shape), "float32", name) for name, t in zip(names, example))
     signature = Signature(inputs, (TensorSpec("y", tuple(example[0].shape), "float32", "y"),))
-    component = Component("scan", (), lambda config, context: signature, lambda model, context: Looped())
     backend, path = ExecutorchBackend(), tmp_path / "scan.pte"
-    backend.lower(component, Looped(), signature, [], path)
+    backend.lower(Looped(), signature, [], path)
     scan = load_pte(path)
     for regime, options in REGIMES.items():
         values = arguments(64, 2, seed=2, **options)

@@ -3,12 +3,13 @@
 import json
 
 import pytest
-import torch
 
 from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
+from export.errors import BackendError
 from export.ops import native
 from runtime_py import bench, bench_scan, peers
+from tests.kernels.driver import no_tool
 from tests.numerics import DEMO
 
 
@@ -45,10 +46,22 @@ def test_the_vision_graphs_are_timed_beside_all_of_their_peers(tiny_fused_bundle
     assert printed.err.count("the bundle takes") == 5
 
 
-def test_without_onnxruntime_the_others_are_timed_and_a_line_says_so(tiny_fused_bundle, tiny_checkpoint, tmp_path, monkeypatch, capsys):
+def test_without_onnxruntime_a_line_says_so(monkeypatch, capsys):
+    assert peers._has_onnxruntime()  # it comes with what tests need
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda package: None)
-    assert peers._onnxruntime(open_bundle(tiny_fused_bundle), open_checkpoint(tiny_checkpoint), torch.zeros(1), None, tmp_path) is None
+    assert not peers._has_onnxruntime()
     assert "pip install -e '.[peers]'" in capsys.readouterr().err
+
+
+def fails(what):
+    raise ValueError(f"no {what}\nhere")
+
+
+def test_a_peer_that_fails_is_one_line_and_leaves_no_process():
+    peer = peers.Elsewhere(fails, "weights")
+    with pytest.raises(BackendError, match="no weights") as caught, peer:
+        pytest.fail("it was ready")
+    assert "\n" not in str(caught.value)
 
 
 def test_peers_of_another_size_or_of_no_bundle_are_refused(tiny_fused_bundle, tiny_checkpoint, capsys):
@@ -61,7 +74,7 @@ def test_peers_of_another_size_or_of_no_bundle_are_refused(tiny_fused_bundle, ti
 @pytest.fixture
 def small(monkeypatch):
     if why := native.unavailable():
-        pytest.skip(f"the kernel cannot be timed here: {why}")
+        no_tool(f"the kernel cannot be timed here: {why}")
     for name, value in {"LENGTH": 40, "CHANNELS": 32, "LENGTHS": (16, 48), "RUNS": 1}.items():
         monkeypatch.setattr(bench_scan, name, value)
 

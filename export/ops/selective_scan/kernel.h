@@ -2,7 +2,7 @@
 //
 //   h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t        y_t = C_t h_t + D u_t
 //
-// One step of one state costs 14 vector instructions, 10 of them for exp2. Nothing of size [L, D, N] is ever stored. Channels are
+// One step of one state costs 15 vector instructions, 11 of them for exp2. Nothing of size [L, D, N] is ever stored. Channels are
 // independent and are what threads divide among themselves; a thread takes 64 channels, and of those a tile of 32 steps at a
 // time (24 KB, so that it stays in the first-level cache): the tile's rows are read whole, then each vector of channels walks
 // down its column with 8 states in registers, and meanwhile the rows of the next tile are fetched.
