@@ -184,11 +184,10 @@ def main(argv: list[str] | None = None) -> None:
         check_writable(args.json)
     if args.peers is not None and args.bundle is None:
         raise ExportError("--peers compares a bundle: give --bundle")
-    peer = open_checkpoint(args.peers) if args.peers is not None else None
     started = time.perf_counter()
     backend, _ = open_source(args)
-    if peer is not None:
-        peers.check(peer, backend)
+    if args.peers is not None:
+        peers.check(open_checkpoint(args.peers), backend)
     backend.load()
     load_s = time.perf_counter() - started
     report = {
@@ -209,8 +208,8 @@ def main(argv: list[str] | None = None) -> None:
         report["peak_cuda_bytes"] = torch.cuda.max_memory_allocated()
         report["gpu"] = torch.cuda.get_device_name()
     print(table(report), file=sys.stderr)
-    if peer is not None:
-        report["peers_s"] = peers.compare(backend, backend.bundle, peer, args.threads, args.runs)
+    if args.peers is not None:
+        report["peers_s"] = peers.compare(backend, backend.bundle, args.peers, args.threads, args.runs)
         print(peers.table(report["peers_s"]), file=sys.stderr)
     line = json.dumps(report, allow_nan=False)
     if args.json is not None:

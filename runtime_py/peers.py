@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from export.bundle import Bundle
-from export.checkpoint import Checkpoint
+from export.checkpoint import Checkpoint, open_checkpoint
 from export.errors import BackendError, one_line
 from export.manifest import TensorSpec
 from export.quiet import quiet
@@ -46,18 +46,21 @@ def check(checkpoint: Checkpoint, backend: GraphBackend) -> None:
         raise BackendError("--peers: the checkpoint's sizes are not the bundle's: give the checkpoint that it was built from")
 
 
-def compare(backend: GraphBackend, bundle: Bundle, checkpoint: Checkpoint, threads: int | None, runs: int) -> dict[str, dict[str, float]]:
-    """Median seconds of each vision graph by whom it ran: the bundle and its peers, taking turns, after a turn that does not count."""
-    results = {}
+def compare(backend: GraphBackend, bundle: Bundle, source: str, threads: int | None, runs: int) -> dict[str, dict[str, float]]:
+    """Median seconds of each vision graph by whom it ran: the bundle and its peers, taking turns, after a turn that does not count.
+
+    `source` is the checkpoint's folder or hub id: what a peer's process opens it by.
+    """
+    checkpoint, results = open_checkpoint(source), {}
     for graph in GRAPHS:
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as elsewhere:
             pixels = _pixels(bundle, graph)
             contenders: dict[str, Seconds] = {"bundle": timed(lambda graph=graph, x=pixels: backend.run(graph, x))}
-            contenders["eager-sequential"] = elsewhere.enter_context(Elsewhere(_eager, checkpoint, graph, pixels, threads))
+            contenders["eager-sequential"] = elsewhere.enter_context(Elsewhere(_eager, source, graph, pixels, threads))
             contenders["matrix products"] = _products(bundle, checkpoint, graph, Path(folder))
             if graph == "image_encoder" and _has_onnxruntime():
                 int8 = any(share.scheme == "int8" for share in bundle.manifest.graphs[graph].schemes)
-                contenders["onnxruntime"] = elsewhere.enter_context(Elsewhere(_onnxruntime, checkpoint, pixels, threads, int8, folder))
+                contenders["onnxruntime"] = elsewhere.enter_context(Elsewhere(_onnxruntime, source, pixels, threads, int8, folder))
 
             def say(line: str, graph: str = graph) -> None:
                 print(f"{graph}, {line}", file=sys.stderr, flush=True)
@@ -135,10 +138,10 @@ def _pixels(bundle: Bundle, graph: str) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(SEED)) * 255
 
 
-def _eager(checkpoint: Checkpoint, graph: str, pixels: Tensor, threads: int | None) -> Callable[[], object]:
+def _eager(source: str, graph: str, pixels: Tensor, threads: int | None) -> Callable[[], object]:
     if threads:
         torch.set_num_threads(threads)
-    encoder = getattr(checkpoint.load(parts=(graph,)), graph)
+    encoder = getattr(open_checkpoint(source).load(parts=(graph,)), graph)
 
     @torch.inference_mode()
     def run() -> None:
@@ -223,14 +226,14 @@ def _has_onnxruntime() -> bool:
     return not missing
 
 
-def _onnxruntime(checkpoint: Checkpoint, pixels: Tensor, threads: int | None, int8: bool, folder: str) -> Callable[[], object]:
+def _onnxruntime(source: str, pixels: Tensor, threads: int | None, int8: bool, folder: str) -> Callable[[], object]:
     """The eager image encoder in ONNX Runtime, with its dynamic quantization where the bundle's is int8."""
     with quiet():
         import onnxruntime
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         path = Path(folder) / "image_encoder.onnx"
-        encoder = checkpoint.load(parts=("image_encoder",)).image_encoder.eval()
+        encoder = open_checkpoint(source).load(parts=("image_encoder",)).image_encoder.eval()
         with torch.no_grad():
             torch.onnx.export(encoder, (pixels,), str(path), dynamo=True, external_data=True, verbose=False)
         if int8:
