@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	@echo "== 1 of 4: build $(BUNDLE) from $(CHECKPOINT)"
-	@if $(PY) -m export.ops.native; then kernels=fused; else kernels=stock; fi; \
+	@if $(PY) -m export.ops.native 2>/dev/null; then kernels=fused; else kernels=stock; echo "no C++ compiler: stock kernels"; fi; \
 		$(PY) -m export.build --target executorch --kernels $$kernels --out $(BUNDLE)
 	@echo
 	@echo "== 2 of 4: ask it about $(VIDEO): $(QUESTION)"

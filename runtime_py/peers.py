@@ -34,6 +34,7 @@ from runtime_py.timing import take_turns, timed
 
 GRAPHS = ("image_encoder", "video_encoder")
 MOST_COPIES = 4  # of one product in a program: so many different weights that none stays in the cache for the next
+ENDING_S = 5  # that a peer's process may take to end by itself
 SEED = 0
 PEER_PACKAGES = ("onnxruntime", "onnx", "onnxscript")
 
@@ -91,6 +92,8 @@ class Elsewhere:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._pipe.close()  # it ends where it waits for the next question
+        self._process.join(ENDING_S)
         self._process.terminate()
         self._process.join()
 

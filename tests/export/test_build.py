@@ -63,10 +63,18 @@ def test_bad_arguments_meet_one_line_in_seconds(capsys, arguments, says):
     assert says in refused(capsys, *arguments, "--dry-run")
 
 
-def test_fused_kernels_without_a_compiler_are_refused_before_any_work(capsys, monkeypatch):
-    monkeypatch.setattr("export.ops.native.unavailable", lambda: "there is no C++ compiler: install g++")
-    line = refused(capsys, "--kernels", "fused", "--dry-run")
-    assert "--kernels fused" in line and "install g++" in line and "stock" in line
+@pytest.mark.parametrize("compiler", ["false", "no-such-compiler", "g++ 'unfinished"])
+def test_fused_kernels_without_a_compiler_are_refused_before_any_work(compiler, capsys, monkeypatch):
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setattr("export.checkpoint.open_checkpoint", lambda *_: pytest.fail("the checkpoint was opened"))
+    line = refused(capsys, "--kernels", "fused")
+    assert "--kernels fused" in line and "CXX" in line and "--no-verify" in line and "stock" in line
+
+
+def test_fused_graphs_that_are_not_run_need_no_compiler(capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "false")
+    assert cli.main(["--target", "executorch", "--kernels", "fused", "--no-verify", "--dry-run"]) == 0
+    assert "fused kernels" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("target", ["coreml", "onnx"])

@@ -74,6 +74,16 @@ CASES += [(name, which) for name in ("image_projector", "video_projector") for w
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("scan", ["looped", "unrolled", "fused"])
+def test_the_video_encoder_s_twin_is_the_eager_one_with_every_form_of_the_scan(scan, checkpoints):
+    checkpoint, component = checkpoints["demo"], COMPONENTS["video_encoder"]
+    model = load(checkpoint, *component.parts)
+    (pixels,) = inputs_of(component.signature(checkpoint.config, CONTEXT), checkpoint.config)
+    wanted = model.video_encoder(pixels)
+    assert max_error(component.twin(model, Form(CONTEXT, scan=scan)).eval()(pixels), wanted) <= SAME_MATHS
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("name, which", CASES)
 def test_a_twin_computes_what_the_eager_part_does_in_the_declared_shapes(name, which, checkpoints):
     checkpoint, component = checkpoints[which], COMPONENTS[name]

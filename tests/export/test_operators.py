@@ -22,6 +22,7 @@ REGIMES = {
     "usual": dict(delta=0.1, decay=16.0),
     "strong decay": dict(delta=20.0, decay=64.0),
     "huge inputs": dict(delta=1.0, decay=4.0, scale=1e30),
+    "no step": dict(delta=0.0, decay=64.0),
     "zero inputs": dict(scale=0.0),
 }
 INVALID_ARGUMENT = "0x12"
@@ -115,7 +116,7 @@ def test_selective_scan(program, length):
         assert error <= SAME_SUMS, f"{regime}: {error}"
 
 
-@pytest.mark.parametrize("length", [1, 100])
+@pytest.mark.parametrize("length", [1, 100, 1569, 4096])
 def test_selective_scan_in_float16(program, length):
     scan = program(Operator(selective_scan_fused), *(t.half() for t in scan_inputs(length)))
     for regime, options in (REGIMES | {"huge inputs": dict(delta=1.0, decay=4.0, scale=1e3)}).items():
@@ -124,7 +125,7 @@ def test_selective_scan_in_float16(program, length):
         assert error <= HALF_STEP, f"{regime}: {error}"
 
 
-@pytest.mark.parametrize("length", [1, 33, 257])
+@pytest.mark.parametrize("length", [1, 33, 257, 4096])
 def test_bidirectional_scan(program, length):
     scan = program(Operator(bidirectional_scan), *block_inputs(length))
     for regime, options in REGIMES.items():

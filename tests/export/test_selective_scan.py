@@ -76,7 +76,7 @@ def test_half_precision_inputs_keep_a_float32_state():
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("length", [1, 2, 3, 17, 64, 100])
+@pytest.mark.parametrize("length", [1, 2, 3, 17, 64, 100, 257])
 def test_the_traced_loop_is_the_sequential_form(length, groups):
     program = torch.export.export(Looped(), arguments(length, groups), strict=False).module()
     for regime, options in REGIMES.items():
@@ -86,8 +86,9 @@ def test_the_traced_loop_is_the_sequential_form(length, groups):
 
 
 @pytest.mark.parametrize("regime", ["weak decay", "usual", "strong decay", "no step", "zero inputs"])  # huge inputs are no half numbers
-def test_the_traced_loop_takes_half_precision(regime):
-    values = [t.half() for t in arguments(100, 2, seed=3, **REGIMES[regime])]
+@pytest.mark.parametrize("length", [1, 100, 1569])
+def test_the_traced_loop_takes_half_precision(regime, length):
+    values = [t.half() for t in arguments(length, 2, seed=3, **REGIMES[regime])]
     program = torch.export.export(Looped(), tuple(values), strict=False).module()
     assert max_error(program(*values), selective_scan_sequential(*values)) <= 2**-10  # both keep a float32 state and round once
 
@@ -100,6 +101,16 @@ def test_the_loop_is_traced_once_whatever_the_length():
     assert nodes(100) == nodes(17) < 60  # unrolled, 100 steps would be over 600
 
 
+@pytest.mark.parametrize("length", [1569, 4096])
+def test_the_lowered_loop_runs_a_whole_sequence(length, tmp_path):
+    """As long as a released video, and as the longest that the forms are made for."""
+    scan = lowered_loop(arguments(length, 2), tmp_path / "scan.pte")
+    for regime, options in REGIMES.items():
+        values = arguments(length, 2, seed=4, **options)
+        error = max_error(scan(*values), selective_scan_sequential(*values))
+        assert error <= SAME_SUMS, f"{regime}: {error}"
+
+
 def test_directions_do_not_see_each_other():
     values = arguments(17, 2)
     both = selective_scan_sequential(*values)
@@ -109,17 +120,20 @@ def test_directions_do_not_see_each_other():
         assert torch.equal(both[:, [g]], alone)
 
 
-def test_the_lowered_loop_computes_the_sequential_form(tmp_path):
+def lowered_loop(example, path):
     names = ("u", "delta", "A", "B", "C", "D")
-    example = arguments(64, 2)
     inputs = tuple(TensorSpec(name, tuple(t.shape), "float32", name) for name, t in zip(names, example))
     signature = Signature(inputs, (TensorSpec("y", tuple(example[0].shape), "float32", "y"),))
-    backend, path = ExecutorchBackend(), tmp_path / "scan.pte"
-    backend.lower(Looped(), signature, [], path)
-    scan = load_pte(path)
+    ExecutorchBackend().lower(Looped(), signature, [], path)
+    return load_pte(path)
+
+
+def test_the_lowered_loop_computes_the_sequential_form(tmp_path):
+    path = tmp_path / "scan.pte"
+    scan = lowered_loop(arguments(64, 2), path)
     for regime, options in REGIMES.items():
         values = arguments(64, 2, seed=2, **options)
         error = max_error(scan(*values), selective_scan_sequential(*values))
         assert error <= SAME_SUMS, f"{regime}: {error}"  # the second run finds a state of zeros as the first did
-    outside = {name.split(".")[0] for name in backend.read(path).operators}
+    outside = {name.split(".")[0] for name in ExecutorchBackend().read(path).operators}
     assert not outside & {"aten::exp", "aten::mul", "aten::bmm", "aten::add"}, outside  # the body runs in the delegate

@@ -166,3 +166,16 @@ def test_the_released_scan_converts_to_core_ml_in_half_precision(released):
     assert not {"while_loop", "cond", "cumsum"} & {op.op_type for op in operations}  # what the Neural Engine does not have
     assert len(operations) <= 175, len(operations)
     assert max(len(out.shape) for op in operations for out in op.outputs) <= 5
+
+
+@pytest.mark.parametrize("length", [3, 100])
+def test_onnx_runtime_computes_the_sequential_form(length, tmp_path):
+    import onnxruntime
+
+    path = str(tmp_path / "scan.onnx")
+    torch.onnx.export(Unrolled(), arguments(length, 2), path, dynamo=True, verbose=False, optimize=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for regime, options in REGIMES.items():
+        values = arguments(length, 2, seed=5, **options)
+        got = session.run(None, {entry.name: value.numpy() for entry, value in zip(session.get_inputs(), values)})[0]
+        assert max_error(torch.from_numpy(got), selective_scan_sequential(*values)) <= SAME_SUMS, regime

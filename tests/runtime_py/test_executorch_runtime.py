@@ -9,7 +9,7 @@ import torch
 
 from export.bundle import open_bundle
 from export.config import GRAPHS
-from export.errors import BundleError
+from export.errors import BackendError, BundleError
 from export.ops import native
 from runtime_py import bench
 from runtime_py.backends.executorch import ExecutorchBackend
@@ -87,7 +87,10 @@ def test_a_fused_bundle_names_the_operators_that_a_host_must_bring(tiny_fused_bu
 
 
 def test_a_fused_bundle_without_its_operators_is_one_clear_line(tiny_fused_bundle, monkeypatch, capsys):
-    monkeypatch.setattr(native, "unavailable", lambda: "there is no C++ compiler: install g++")
+    def load():
+        raise BackendError("there is no C++ compiler: install g++")
+
+    monkeypatch.setattr(native, "load", load)
     assert bench.main(["--bundle", str(tiny_fused_bundle)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1

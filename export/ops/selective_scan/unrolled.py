@@ -1,5 +1,7 @@
 """The selective scan as a plain graph: no loop, unrolled over blocks, differentiable. For Core ML, ONNX and training on a CPU.
 
+ExecuTorch's stock bundles take `looped.py`, which has a tenth of the nodes to lower and runs faster there.
+
 The recurrence h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t is linear, so over a block that h enters and where s is the time
 since the block began, s_t = delta_1 + .. + delta_t,
 
@@ -14,7 +16,8 @@ Every exponent is a sum of delta times A, not above 0: nothing overflows, nothin
 state is forgotten, as it should be. Time is laid out [T1, T2, T3], the fastest digit of t first, so that every level is a split
 along the first axis, and is padded with steps of delta 0 and u 0, which keep the state. No tensor has more than 4 axes. Steps, y
 and states are in the inputs' dtype: in float16, y is within 2e-3 of the largest value of the sequential form (whose state is
-float32) up to 4,096 steps, and the sum of delta over the sequence has to stay below 65,504.
+float32) up to 4,096 steps, and the sum of delta over the sequence has to stay below 65,504 (beyond it A
+of exactly 0 gives NaN).
 
 Cost, with K = T2 T3 and E = L G D N. Operations: 2 + 3 / T1 exps per element of E, and 18 (1 + 1.4 / T1) reads or writes of it
 where operators are not fused. Nodes: 35 + 17 T1 for the steps, of which 4 T1 are pieces of the inputs and no operations, and
