@@ -165,12 +165,14 @@ class Product:
 
 
 class _Products(nn.Module):
+    """Copies of a product. Only last rows come out: ExecuTorch's Python runtime copies what a program returns, which is no product."""
+
     def __init__(self, product: Product, copies: int):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(product.columns, product.out, bias=product.bias) for _ in range(copies))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(layer(x) for layer in self.layers)
+        return tuple(layer(x)[-1:] for layer in self.layers)
 
 
 def _products(bundle: Bundle, checkpoint: Checkpoint, graph: str, folder: Path) -> Seconds:
@@ -186,7 +188,7 @@ def _products(bundle: Bundle, checkpoint: Checkpoint, graph: str, folder: Path) 
         copies, path = min(count, MOST_COPIES), folder / f"{graph}-{number}.pte"
         assignments = [Assignment(f"layers.{i}", LINEAR, SCHEMES[product.scheme], (product.out, product.columns)) for i in range(copies)]
         x = TensorSpec("x", (product.rows, product.columns), "float32", "")
-        outputs = tuple(TensorSpec(f"y{i}", (product.rows, product.out), "float32", "") for i in range(copies))
+        outputs = tuple(TensorSpec(f"y{i}", (1, product.out), "float32", "") for i in range(copies))
         twin = _Products(product, copies).eval()
         ExecutorchBackend().lower(twin, Signature((x,), outputs), assignments, path)
         method, value = load_method(path), torch.randn(product.rows, product.columns)
