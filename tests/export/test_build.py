@@ -99,7 +99,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_work(capsys, tmp_path, m
 def test_a_disk_that_fills_up_leaves_nothing(capsys, tmp_path, monkeypatch):
     from export.backends.executorch import ExecutorchBackend
 
-    def full(self, component, twin, signature, assignments, out):
+    def full(self, twin, signature, assignments, out):
         out.write_bytes(b"the first half")
         raise OSError(28, "No space left on device", str(out))
 
@@ -138,10 +138,10 @@ def test_a_bundle_that_fails_parity_is_not_left_behind(capsys, tmp_path, monkeyp
 
     lower = ExecutorchBackend.lower
 
-    def sabotage(self, component, twin, signature, assignments, out):
-        if component.name == "decoder":
+    def sabotage(self, twin, signature, assignments, out):
+        if out.stem == "decoder":
             twin.layers[1].ffn.down_proj.weight *= 1.5
-        lower(self, component, twin, signature, assignments, out)
+        lower(self, twin, signature, assignments, out)
 
     monkeypatch.setattr(ExecutorchBackend, "lower", sabotage)
     code, _, error = run(capsys, "--recipe", "fp32", "--out", str(tmp_path / "bundle"))
@@ -175,8 +175,8 @@ def test_no_verify_is_said_everywhere(capsys, tmp_path, monkeypatch):
     from export.backends.executorch import ExecutorchBackend
     from export.quant.coverage import StoredWeight
 
-    def lower(self, component, twin, signature, assignments, out):
-        out.write_bytes(component.name.encode())
+    def lower(self, twin, signature, assignments, out):
+        out.write_bytes(out.stem.encode())
         self.assigned = [StoredWeight(a.scheme.name, a.shape, a.weights) for a in assignments]
 
     monkeypatch.setattr(ExecutorchBackend, "lower", lower)
