@@ -52,13 +52,13 @@ def compare(backend: GraphBackend, bundle: Bundle, source: str, threads: int | N
 
     `source` is the checkpoint's folder or hub id: what a peer's process opens it by.
     """
-    checkpoint, results = open_checkpoint(source), {}
+    results = {}
     for graph in GRAPHS:
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as elsewhere:
             pixels = _pixels(bundle, graph)
             contenders: dict[str, Seconds] = {"bundle": timed(lambda graph=graph, x=pixels: backend.run(graph, x))}
             contenders["eager-sequential"] = elsewhere.enter_context(Elsewhere(_eager, source, graph, pixels, threads))
-            contenders["matrix products"] = _products(bundle, checkpoint, graph, Path(folder))
+            contenders["matrix products"] = _products(bundle, graph, Path(folder))
             if graph == "image_encoder" and _has_onnxruntime():
                 int8 = any(share.scheme == "int8" for share in bundle.manifest.graphs[graph].schemes)
                 contenders["onnxruntime"] = elsewhere.enter_context(Elsewhere(_onnxruntime, source, pixels, threads, int8, folder))
@@ -175,7 +175,7 @@ class _Products(nn.Module):
         return tuple(layer(x)[-1:] for layer in self.layers)
 
 
-def _products(bundle: Bundle, checkpoint: Checkpoint, graph: str, folder: Path) -> Seconds:
+def _products(bundle: Bundle, graph: str, folder: Path) -> Seconds:
     """All linear layers of a graph, each kind in a program of its own; a kind with many layers runs some and is scaled up."""
     from export.backends.executorch import ExecutorchBackend
     from export.components import Signature
@@ -184,7 +184,7 @@ def _products(bundle: Bundle, checkpoint: Checkpoint, graph: str, folder: Path) 
     from runtime_py.backends.executorch import load_method
 
     parts = []
-    for number, (product, count) in enumerate(linear_products(bundle, checkpoint, graph).items()):
+    for number, (product, count) in enumerate(linear_products(bundle, graph).items()):
         copies, path = min(count, MOST_COPIES), folder / f"{graph}-{number}.pte"
         assignments = [Assignment(f"layers.{i}", LINEAR, SCHEMES[product.scheme], (product.out, product.columns)) for i in range(copies)]
         x = TensorSpec("x", (product.rows, product.columns), "float32", "")
@@ -196,7 +196,7 @@ def _products(bundle: Bundle, checkpoint: Checkpoint, graph: str, folder: Path) 
     return lambda: sum(scale * seconds() for scale, seconds in parts)
 
 
-def linear_products(bundle: Bundle, checkpoint: Checkpoint, graph: str) -> dict[Product, int]:
+def linear_products(bundle: Bundle, graph: str) -> dict[Product, int]:
     """How often each product occurs in a graph of the bundle, found by sending shapes through its twin."""
     from export.components import COMPONENTS, Form
     from export.model.mobile_videogpt import MobileVideoGPT
@@ -206,7 +206,7 @@ def linear_products(bundle: Bundle, checkpoint: Checkpoint, graph: str) -> dict[
     overrides = [f"{component}={scheme}" for component, scheme in bundle.manifest.quant_overrides.items()]
     recipe = presets.parse(bundle.manifest.recipe, overrides, list(COMPONENTS))
     with torch.device("meta"):
-        twin = COMPONENTS[graph].twin(MobileVideoGPT(checkpoint.config), Form(bundle.manifest.decoder.max_context, scan="fused"))
+        twin = COMPONENTS[graph].twin(MobileVideoGPT(bundle.manifest.config()), Form(bundle.manifest.decoder.max_context, scan="fused"))
     schemes = {a.layer: a.scheme.name for a in assign(recipe, graph, quantizable_layers(twin))}
     found: collections.Counter[Product] = collections.Counter()
 

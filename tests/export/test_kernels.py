@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from export.ops.causal_conv import causal_conv
 from export.ops.selective_scan import selective_scan_sequential
+from tests.export.test_selective_scan import REGIMES
 from tests.kernels.driver import Driver, build, host_variants
 from tests.numerics import max_error
 
@@ -19,14 +20,6 @@ NAN = float("nan")
 SAME_SUMS = 1e-5  # relative: float32 rounding over the state's memory, and another exp
 CHANNELS = (1, 15, 16, 17, 70, 1152)  # around the widths of vectors and of a thread's share
 LENGTHS = (1, 2, 5, 31, 32, 33, 70)  # around a tile's steps
-REGIMES = {
-    "weak decay": dict(delta=0.01, decay=0.1),
-    "usual": dict(delta=0.1, decay=16.0),
-    "strong decay": dict(delta=20.0, decay=64.0),
-    "huge inputs": dict(delta=1.0, decay=4.0, scale=1e30),
-    "no step": dict(delta=0.0, decay=64.0),
-    "zero inputs": dict(scale=0.0),
-}
 ON_ARM = pytest.param("aarch64", marks=pytest.mark.full)
 
 

@@ -10,6 +10,7 @@ from export.ops import native
 from export.ops.causal_conv import causal_conv
 from export.ops.selective_scan.fused import bidirectional_scan, selective_scan_fused
 from export.quiet import quiet
+from tests.export.test_selective_scan import REGIMES
 from tests.kernels.driver import no_tool
 from tests.numerics import executorch_runtime, load_pte, max_error
 
@@ -17,14 +18,6 @@ NAN = float("nan")
 SAME_SUMS = 1e-5  # relative: float32 rounding over the state's memory, and another exp
 HALF_STEP = 2**-10  # relative to the largest value: both forms compute in float32 and round once
 CHANNELS, STATES, UNUSED = 70, 9, 3
-REGIMES = {
-    "weak decay": dict(delta=0.01, decay=0.1),
-    "usual": dict(delta=0.1, decay=16.0),
-    "strong decay": dict(delta=20.0, decay=64.0),
-    "huge inputs": dict(delta=1.0, decay=4.0, scale=1e30),
-    "no step": dict(delta=0.0, decay=64.0),
-    "zero inputs": dict(scale=0.0),
-}
 INVALID_ARGUMENT = "0x12"
 
 

@@ -29,8 +29,8 @@ def test_the_products_are_all_linears_of_the_graph_with_the_rows_that_they_meet(
     for columns, out, bias in [*each, (D, mamba.width, False)]:
         product = peers.Product(mamba.sequence, columns, out, bias, "int8")
         expected[product] = expected.get(product, 0) + mamba.depth
-    assert dict(peers.linear_products(bundle, checkpoint, "video_encoder")) == expected
-    images = peers.linear_products(bundle, checkpoint, "image_encoder")
+    assert dict(peers.linear_products(bundle, "video_encoder")) == expected
+    images = peers.linear_products(bundle, "image_encoder")
     assert sum(images.values()) == 6 * clip.depth
     assert {product.rows for product in images} == {16 * (1 + clip.patches)}
 
