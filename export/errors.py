@@ -39,6 +39,10 @@ class BundleError(ExportError):
     """A bundle that is missing, damaged, of another schema version, or cannot be written."""
 
 
+class PackageError(ExportError):
+    """A Core ML package that is missing, damaged, or holds what this project's reader or interpreter does not know."""
+
+
 class VideoError(ExportError):
     """A file that is no video, or from which no frame can be decoded."""
 
