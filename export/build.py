@@ -42,7 +42,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     kernels_help = "stock operators only, or also this project's own, which are faster (default: stock)"
     parser.add_argument("--kernels", choices=("stock", "fused"), default="stock", help=kernels_help)
     parser.add_argument("--delegate", choices=("xnnpack", "coreml"), default="xnnpack", help="of the executorch target (default: xnnpack)")
-    parser.add_argument("--deployment", choices=("iOS18", "iOS26"), help="oldest system that a coreml bundle runs on (planned)")
+    deployment_help = "oldest system that a coreml bundle runs on (default: iOS18)"
+    parser.add_argument("--deployment", choices=("iOS18", "iOS26"), help=deployment_help)
     context_help = "tokens that the cache holds (default: %(default)s)"
     parser.add_argument("--max-context", type=int, default=MAX_CONTEXT, metavar="N", help=context_help)
     parser.add_argument("--out", type=Path, metavar="DIR", help="bundle folder to write (default: bundles/CHECKPOINT-TARGET-RECIPE...)")
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     out = args.out or Path("bundles") / f"{Path(checkpoint.name).name}-{args.target}-{recipe.name}{fused}"
     writer = BundleWriter(out)  # refuses a destination that is not ours to replace, in a dry run too
     print(f"{checkpoint.name} -> {args.target}, recipe {recipe.name}, {args.kernels} kernels", flush=True)
-    if args.kernels == "stock":
+    if args.target == "executorch" and args.kernels == "stock":
         print("stock kernels run on every host; --kernels fused takes a fifth of the time in the video encoder", flush=True)
     print(table(plan), flush=True)
     if args.dry_run:
@@ -99,15 +100,21 @@ def choose_backend(args: argparse.Namespace) -> Backend:
     Raises:
         BackendError: the target, or an option, is not part of this version.
     """
-    if args.target != "executorch":
-        raise BackendError(f"--target {args.target} is not part of this version: use --target executorch")
-    if args.delegate != "xnnpack":
-        raise BackendError(f"--delegate {args.delegate} is not part of this version: leave it out for xnnpack")
-    if args.deployment is not None:
-        raise BackendError("--deployment is not part of this version: it is for --target coreml; leave it out")
+    if args.target == "onnx":
+        raise BackendError("--target onnx is not part of this version: use --target executorch or coreml")
+    if args.deployment is not None and args.target != "coreml":
+        raise BackendError(f"--deployment is for --target coreml: leave it out for {args.target}")
     for option, value in (("--min-accuracy", args.min_accuracy), ("--max-kl", args.max_kl)):
         if value is not None:
             raise BackendError(f"{option} is not part of this version: leave it out, the parity ladder verifies the bundle")
+    if args.target == "coreml":
+        if args.kernels != "stock" or args.delegate != "xnnpack":
+            raise BackendError("--kernels fused and --delegate are for --target executorch: leave them out, Core ML brings its own kernels")
+        from export.backends.coreml import CoremlBackend
+
+        return CoremlBackend(args.deployment or "iOS18")
+    if args.delegate != "xnnpack":
+        raise BackendError(f"--delegate {args.delegate} is not part of this version: leave it out for xnnpack")
     from export.backends.executorch import ExecutorchBackend
 
     return ExecutorchBackend(args.kernels)

@@ -93,6 +93,11 @@ def hash_path(path: Path) -> tuple[str, int]:
     return listing.hexdigest(), size
 
 
+def path_size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in files_below(path)) if path.is_dir() else path.stat().st_size
+
+
 def files_below(folder: Path) -> list[Path]:
     """All files in a folder and its folders, in the order of their paths. The Finder's own files do not count."""
     files = [Path(below) / name for below, _, names in os.walk(folder) for name in names if name != ".DS_Store"]

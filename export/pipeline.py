@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from export.backends.base import Artifact, Backend
-from export.bundle import Bundle
+from export.bundle import Bundle, path_size
 from export.bundle_writer import BundleWriter
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS, Form, Signature
@@ -62,7 +62,7 @@ def build(request: Request, progress: Progress) -> Manifest:
         for graph in request.plan.graphs:
             progress.begin(f"{graph.name}: lowering, {graph.schemes()}")
             entries[graph.name] = _build_graph(request, graph, writer)
-            size = writer.path(entries[graph.name].file).stat().st_size
+            size = path_size(writer.path(entries[graph.name].file))
             progress.end(f"{graph.name}: {size / 1e6:.1f} MB")
         if request.checkpoint.tokenizer_file:
             writer.path("tokenizer.json").write_bytes(request.checkpoint.tokenizer_file.read_bytes())
@@ -86,16 +86,20 @@ def _decoder_rounding(request: Request) -> Callable[[nn.Module], None] | None:
 def _build_graph(request: Request, graph: GraphPlan, writer: BundleWriter) -> GraphEntry:
     """Lower one component to a file and describe what the file holds."""
     component = COMPONENTS[graph.name]
-    signature = component.signature(request.checkpoint.config, request.form.max_context)
-    model = request.checkpoint.load(parts=component.parts)
-    twin = component.twin(model, request.form).eval()
+    signature = component.signature(request.checkpoint.config, request.form)
+
+    def make_twin() -> nn.Module:
+        return component.twin(request.checkpoint.load(parts=component.parts), request.form).eval()
+
+    twin = make_twin()
     assignments, derived = list(graph.assignments), derived_constants(twin)
     path = writer.path(graph.name + request.backend.suffix)
     request.backend.lower(twin, signature, assignments, path)
-    del model, twin
+    del twin
     gc.collect()  # before the next component's weights come in
     artifact = request.backend.read(path)
     coverage.check(graph.name, assignments, artifact.stored)
+    request.backend.check_weights(path, make_twin, assignments)
     schemes = coverage.shares(coverage.without_derived(artifact.stored, derived))
     return _entry(request, graph, signature, artifact, schemes, path)
 
@@ -117,7 +121,7 @@ def _entry(
         activations=", ".join(sorted({request.backend.activations(scheme) for scheme in used})),
         delegated=round(artifact.delegated, 4),
         operators=artifact.operators,
-        peak_memory_bytes=path.stat().st_size + artifact.arena_bytes + artifact.packed_bytes,
+        peak_memory_bytes=path_size(path) + artifact.arena_bytes + artifact.packed_bytes,
         delegate=artifact.delegate,
     )
 
@@ -141,7 +145,7 @@ def _manifest(request: Request, entries: dict[str, GraphEntry]) -> Manifest:
         checkpoint_fingerprint=request.checkpoint.fingerprint(),
         model=config.to_json(),
         graphs=entries,
-        decoder=DecoderInterface(request.backend.decoder_interface, request.form.max_context, {}),
+        decoder=DecoderInterface(request.backend.decoder_interface, request.form.max_context, request.backend.decoder_details(request.form)),
         preprocessing=Preprocessing(
             frames=FRAMES,
             image_size=IMAGE_SIZE,

@@ -96,6 +96,11 @@ _TABLE: dict[str, dict[str, Tolerance]] = {
     },
 }
 
+_HALF = "float16 arithmetic and weights: {}"
+_COREML: dict[str, dict[str, Tolerance]] = {
+    stage: {"fp16": Tolerance("row", 0.05, 0.05, _HALF)} for stage in _TABLE
+}
+
 
 def tolerance(stage: str, target: str, schemes: Mapping[str, str]) -> Tolerance:
     """The bounds of one stage for a bundle whose graphs have these schemes (`schemes` by component).
@@ -109,7 +114,8 @@ def tolerance(stage: str, target: str, schemes: Mapping[str, str]) -> Tolerance:
         return Tolerance("count", 0, 0, "selections and ids are equal, but for ties within the score's or logit's tolerance")
     table, chain = _TABLE[stage], UPSTREAM[stage]
     own, coarsest = schemes[chain[0]], max((schemes[c] for c in chain), key=COARSENESS.index)
-    if target != "executorch" or own not in table or coarsest not in table:
+    table = table | _COREML.get(stage, {}) if target == "coreml" else table
+    if target not in ("executorch", "coreml") or own not in table or coarsest not in table:
         raise BackendError(f"no tolerances for stage {stage} with {coarsest} on {target}: add them to export/tolerances.py")
     # A float graph behind quantized ones is judged by their metric: its own error is far below either bound.
     return Tolerance(table[coarsest].metric, table[own].own, table[coarsest].chained, table[coarsest].why)

@@ -67,7 +67,7 @@ def _check_bundle_arguments(args: argparse.Namespace) -> None:
             raise BackendError(f"--{name} completes a checkpoint, a bundle is complete: leave it out")
 
 
-def backend_of_bundle(bundle: Bundle, threads: int | None = None, device: str = "cpu") -> GraphBackend:
+def backend_of_bundle(bundle: Bundle, threads: int | None = None, device: str = "cpu", units: str | None = None) -> GraphBackend:
     """The runtime of the bundle's target."""
     if device != "cpu":
         raise BackendError(f"--device {device}: a bundle runs on cpu; the eager model of a checkpoint runs on cuda")
@@ -75,7 +75,11 @@ def backend_of_bundle(bundle: Bundle, threads: int | None = None, device: str = 
         from runtime_py.backends.executorch import ExecutorchBackend
 
         return ExecutorchBackend(bundle, threads)
-    raise BackendError(f"{bundle.folder}: this version runs executorch bundles, not {bundle.manifest.target} ones")
+    if bundle.manifest.target == "coreml":
+        from runtime_py.backends.coreml import CoremlBackend
+
+        return CoremlBackend(bundle, threads, units)
+    raise BackendError(f"{bundle.folder}: this version runs executorch and coreml bundles, not {bundle.manifest.target} ones")
 
 
 def backend_of_checkpoint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -56,6 +57,16 @@ class Backend(Protocol):
 
     def read(self, path: Path) -> Artifact:
         """Read a written artifact back."""
+
+    def check_weights(self, path: Path, twin: Callable[[], nn.Module], assignments: list[Assignment]) -> None:
+        """Hold every weight that the artifact stores against the one that it was made from: `twin` makes the module once more.
+
+        Raises:
+            RecipeError: names a weight that is further off than its scheme allows.
+        """
+
+    def decoder_details(self, form: Form) -> dict:
+        """What `DecoderInterface.details` says to a host."""
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that made the artifact."""

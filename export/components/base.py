@@ -17,7 +17,7 @@ from export.config import ModelConfig
 from export.manifest import DynamicAxis, TensorSpec
 from export.model.mobile_videogpt import MobileVideoGPT
 
-DTYPES = {"float32": torch.float32, "int64": torch.int64}
+DTYPES = {"float32": torch.float32, "int64": torch.int64, "int32": torch.int32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +45,15 @@ class Form:
     """How a target wants its graphs made.
 
     `scan`: the selective scan as a loop in stock operators ("looped"), without control flow ("unrolled"), or as this project's
-    own operator ("fused").
+    own operator ("fused"). `decoder`: how a host drives it, as in the manifest. `half`: the graphs may be computed in float16, so
+    no intermediate value may leave its range. `index_dtype`: of token ids and positions.
     """
 
     max_context: int  # tokens that the decoder's cache holds
     scan: str = "looped"
+    decoder: str = "internal"
+    half: bool = False
+    index_dtype: str = "int64"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,5 +66,5 @@ class Component:
 
     name: str
     parts: tuple[str, ...]
-    signature: Callable[[ModelConfig, int], Signature]  # of the sizes and --max-context
+    signature: Callable[[ModelConfig, Form], Signature]
     twin: Callable[[MobileVideoGPT, Form], nn.Module]

@@ -8,21 +8,13 @@ the query heads themselves; whoever traces this graph imports them first.
 import torch
 from torch import Tensor, nn
 
+from export.components import stateful_decoder
 from export.components.base import Component, Form, Signature
 from export.components.norm import RMSNormGraph
 from export.config import DecoderConfig, ModelConfig
 from export.manifest import DynamicAxis, TensorSpec
 from export.model.mobile_videogpt import MobileVideoGPT
-from export.model.qwen2 import Attention, DecoderLayer, Qwen2Decoder, rope_table
-
-
-def half_turn(head_dim: int) -> Tensor:
-    """The matrix R with x R = [-x2, x1] for the halves x1, x2 of a head: rotary positions without slicing, [E, E]."""
-    half = head_dim // 2
-    matrix = torch.zeros(head_dim, head_dim)
-    matrix[torch.arange(half) + half, torch.arange(half)] = -1
-    matrix[torch.arange(half), torch.arange(half) + half] = 1
-    return matrix
+from export.model.qwen2 import Attention, DecoderLayer, Qwen2Decoder, half_turn, rope_table
 
 
 class CachedAttention(nn.Module):
@@ -91,14 +83,18 @@ class DecoderGraph(nn.Module):
         return self.head(self.norm(last)).reshape(-1)
 
 
-def signature(config: ModelConfig, max_context: int) -> Signature:
+def signature(config: ModelConfig, form: Form) -> Signature:
+    if form.decoder == "coreml_state":
+        return stateful_decoder.signature(config, form)
     embeds = TensorSpec("embeds", ("tokens", config.decoder.width), "float32", "embeddings of the new tokens")
-    position = TensorSpec("position", (1,), "int64", "how many tokens the cache already holds")
+    position = TensorSpec("position", (1,), form.index_dtype, "how many tokens the cache already holds")
     logits = TensorSpec("logits", (config.decoder.vocab,), "float32", "logits of the last new token")
-    return Signature((embeds, position), (logits,), (DynamicAxis("tokens", 1, max_context),))
+    return Signature((embeds, position), (logits,), (DynamicAxis("tokens", 1, form.max_context),))
 
 
 def twin(model: MobileVideoGPT, form: Form) -> nn.Module:
+    if form.decoder == "coreml_state":
+        return stateful_decoder.StatefulDecoder(model.decoder, form.max_context)
     return DecoderGraph(model.decoder, form.max_context)
 
 

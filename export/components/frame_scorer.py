@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from export.components.base import Component, Signature
+from export.components.base import Component, Form, Signature
 from export.config import CHUNK_FRAMES, CHUNKS, ModelConfig
 from export.manifest import TensorSpec
 
@@ -23,7 +23,7 @@ class FrameScorerGraph(nn.Module):
         return received.reshape(chunks, frames, patches).sum(dim=-1)
 
 
-def signature(config: ModelConfig, max_context: int) -> Signature:
+def signature(config: ModelConfig, form: Form) -> Signature:
     shape = (CHUNKS, CHUNK_FRAMES, config.clip.patches, config.clip.width)
     features = TensorSpec("features", shape, "float32", "CLIP patch features, frames in two chunks of eight")
     scores = TensorSpec("scores", (CHUNKS, CHUNK_FRAMES), "float32", "attention that each frame's patches receive within its chunk")

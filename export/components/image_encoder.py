@@ -60,7 +60,7 @@ class ClipLayerGraph(nn.Module):
         return x + self.fc2(h * torch.sigmoid(h))
 
 
-def signature(config: ModelConfig, max_context: int) -> Signature:
+def signature(config: ModelConfig, form: Form) -> Signature:
     pixels = TensorSpec("pixels", (FRAMES, 3, IMAGE_SIZE, IMAGE_SIZE), "float32", "RGB frames, 0 to 255; padding frames are mean x 255")
     features = TensorSpec("features", (FRAMES, config.clip.patches, config.clip.width), "float32", "CLIP patch features")
     return Signature((pixels,), (features,))

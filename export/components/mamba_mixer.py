@@ -38,6 +38,8 @@ class _Mixer(nn.Module):
         self.channels, self.kernel = both[0].conv.in_channels, both[0].conv.kernel_size[0]
         self.register_buffer("A", -torch.exp(torch.stack([direction.A_log for direction in both])))  # [2, D, N]
         self.register_buffer("D", torch.stack([direction.D for direction in both]))  # [2, D]
+        for direction in both:
+            del direction.A_log, direction.D  # they live on in the two above
 
 
 class StockMixer(_Mixer):

@@ -1,4 +1,4 @@
-"""RMSNorm as the delegates take it."""
+"""RMSNorm as the targets take it."""
 
 import torch
 from torch import Tensor, nn
@@ -20,3 +20,30 @@ class RMSNormGraph(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rsqrt(torch.mm(x * x, self.mean) + self.eps) * self.weight
+
+
+SMALLEST = 2**-10  # what a row's largest value counts as, at least: its square must not vanish in float16
+
+
+class RMSNormInRange(nn.Module):
+    """RMSNorm for float16, [T, C] -> [T, C].
+
+    The square of a value above 255 is beyond float16, and a language model's residual has such values. So each row is divided by its
+    largest first, and with m that value, x rsqrt(mean(x^2) + eps) = y rsqrt(mean(y^2) + (sqrt(eps) / m)^2) for y = x / m.
+    """
+
+    def __init__(self, norm: RMSNorm):
+        super().__init__()
+        self.weight = norm.weight
+        # A tensor, since a number over a tensor becomes Core ML's `inverse`, which adds 1e-4 to what it divides by.
+        self.register_buffer("root_eps", torch.full((1, 1), norm.eps**0.5), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        largest = torch.clamp(torch.amax(torch.abs(x), dim=-1, keepdim=True), min=SMALLEST)  # [T, 1]
+        y, eps = x / largest, self.root_eps / largest
+        return y * torch.rsqrt(torch.mean(y * y, dim=-1, keepdim=True) + eps * eps) * self.weight
+
+
+def norm_graph(norm: RMSNorm, half: bool) -> nn.Module:
+    """The exportable twin of `norm`; `half` as in `Form`."""
+    return RMSNormInRange(norm) if half else RMSNormGraph(norm)

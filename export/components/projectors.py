@@ -44,13 +44,13 @@ def projector_twin(projector: nn.Module, side: int) -> nn.Module:
     return projector
 
 
-def image_signature(config: ModelConfig, max_context: int) -> Signature:
+def image_signature(config: ModelConfig, form: Form) -> Signature:
     features = TensorSpec("features", (FRAMES, config.clip.patches, config.clip.width), "float32", "CLIP patch features")
     shape = (FRAMES * config.image_tokens_per_frame, config.decoder.width)
     return Signature((features,), (TensorSpec("tokens", shape, "float32", "image tokens in frame order"),))
 
 
-def video_signature(config: ModelConfig, max_context: int) -> Signature:
+def video_signature(config: ModelConfig, form: Form) -> Signature:
     tokens = TensorSpec("tokens", (KEY_FRAMES, config.videomamba.patches, config.videomamba.width), "float32", "VideoMamba tokens")
     shape = (CHUNKS * config.video_tokens_per_chunk, config.decoder.width)
     return Signature((tokens,), (TensorSpec("video_tokens", shape, "float32", "video tokens, pooled and regrouped per chunk"),))

@@ -34,10 +34,10 @@ class Int8Embedding(nn.Module):
         return rows * torch.nn.functional.embedding(ids, self.scale)
 
 
-def signature(config: ModelConfig, max_context: int) -> Signature:
-    ids = TensorSpec("ids", ("tokens",), "int64", "token ids")
+def signature(config: ModelConfig, form: Form) -> Signature:
+    ids = TensorSpec("ids", ("tokens",), form.index_dtype, "token ids")
     embeds = TensorSpec("embeds", ("tokens", config.decoder.width), "float32", "token embeddings")
-    return Signature((ids,), (embeds,), (DynamicAxis("tokens", 1, max_context),))
+    return Signature((ids,), (embeds,), (DynamicAxis("tokens", 1, form.max_context),))
 
 
 def twin(model: MobileVideoGPT, form: Form) -> nn.Module:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import BackendError, PackageError, one_line
-from export.mlpackage.values import Values
+from export.mlpackage.values import Values, file_inside
 
 REMEDY = "copy or build the package again"
 
@@ -67,14 +67,11 @@ def _model_file(path: Path) -> Path:
         relative = data["itemInfoEntries"][data["rootModelIdentifier"]]["path"]
         if not isinstance(relative, str):
             raise TypeError("its path is no text")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise PackageError(f"{path} is no Core ML package: its Manifest.json cannot be read ({one_line(error)}): {REMEDY}") from None
-    root = (path / "Data").resolve()
-    model_file = (root / relative).resolve()
-    if not model_file.is_relative_to(root):
-        raise PackageError(f"{path}: its Manifest.json names a model outside the package: {REMEDY}")
-    if not model_file.is_file():
-        raise PackageError(f"{path}: the model {relative} is missing: {REMEDY}")
+    model_file = file_inside(path / "Data", relative)
+    if model_file is None:
+        raise PackageError(f"{path}: the model {relative[:200]!r} is missing, or lies outside the package: {REMEDY}")
     return model_file
 
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from export.errors import PackageError
+from export.errors import PackageError, one_line
 from export.mlpackage.dtypes import DTYPES, STRING, DType
 from export.mlpackage.types import TensorType, decode_type
 
 MODEL_FOLDER = "@model_path/"  # how a blob's file name begins
+MAX_REPEATED = 1 << 26  # elements of a constant that the protobuf holds as one value
 METADATA = struct.Struct("<IIQQQ")
 SENTINEL = 0xDEADBEEF
 IMMEDIATE = {  # field of a TensorValue -> what its elements are read as; `bytes` holds the element type's own bytes
@@ -72,13 +73,23 @@ class Values:
     def _file(self, name: str) -> np.ndarray:
         """The bytes of a weight file of this package."""
         if name not in self._files:
-            path = (self.folder / name.removeprefix(MODEL_FOLDER)).resolve()
-            if not name.startswith(MODEL_FOLDER) or not path.is_relative_to(self.folder.resolve()):
-                raise PackageError(f"the weight file {name!r} lies outside the package: copy or build the package again")
-            if not path.is_file() or path.stat().st_size == 0:
-                raise PackageError(f"the weight file {name} is missing or empty: copy or build the package again")
-            self._files[name] = np.memmap(path, np.uint8, mode="r")
+            path = file_inside(self.folder, name.removeprefix(MODEL_FOLDER)) if name.startswith(MODEL_FOLDER) else None
+            if path is None or path.stat().st_size == 0:
+                raise PackageError(f"the weight file {name[:200]!r} is missing, empty or outside the package: copy or build it again")
+            try:
+                self._files[name] = np.memmap(path, np.uint8, mode="r")
+            except OSError as error:
+                raise PackageError(f"the weight file {name[:200]!r} cannot be read: {one_line(error)}") from None
         return self._files[name]
+
+
+def file_inside(folder: Path, relative: str) -> Path | None:
+    """The file of this name, links followed; None where there is none, or where the name leads out of the folder."""
+    try:
+        path = (folder / relative).resolve()
+        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # a name that is too long, has a zero byte, or is a link to itself
+        return None
 
 
 def _immediate(proto: Any, declared: TensorType) -> np.ndarray:
@@ -98,7 +109,7 @@ def _immediate(proto: Any, declared: TensorType) -> np.ndarray:
         array = np.array(values, dtype=IMMEDIATE[field]).astype(DTYPES[declared.dtype].numpy)
     else:
         raise PackageError(f"a constant of type {declared} in {field}")
-    if array.size == 1 and count > 1:  # one value for all, which Core ML allows
+    if array.size == 1 and 1 < count <= MAX_REPEATED:  # one value for all, which Core ML allows
         array = np.repeat(array, count)
     if array.size != count:
         raise PackageError(f"a constant of type {declared} with {array.size} values")

@@ -31,6 +31,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
+def half_turn(head_dim: int) -> Tensor:
+    """The matrix R with x R = [-x2, x1] for the halves x1, x2 of a head: rotary positions without slicing, [E, E]."""
+    half = head_dim // 2
+    matrix = torch.zeros(head_dim, head_dim)
+    matrix[torch.arange(half) + half, torch.arange(half)] = -1
+    matrix[torch.arange(half), torch.arange(half) + half] = 1
+    return matrix
+
+
 class KeyValueCache:
     """Keys and values of all layers, [layers, K, capacity, E], and the rotary table of as many positions."""
 

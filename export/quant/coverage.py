@@ -63,7 +63,7 @@ def without_derived(stored: Iterable[StoredWeight], derived: Iterable[tuple[int,
     weights = []
     for weight in stored:
         key = _signature(weight.shape)
-        if weight.scheme == "fp32" and left[key] > 0:
+        if weight.scheme in ("fp32", "fp16") and left[key] > 0:
             left[key] -= 1
         else:
             weights.append(weight)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from export.errors import PackageError, one_line
 from export.mlpackage import DTYPES, ListType, StateType, TensorType, ValueType
-from export.mlpackage.dtypes import STRING, rounded
+from export.mlpackage.dtypes import STRING, from_carrier, rounded, to_carrier
 from runtime_py.mil.graph import Block, Constant, Operand, Output, Step
 
 ROUNDED = ("fp16", "bf16")
@@ -22,13 +23,30 @@ class State:
         self.types = types
         self.values: dict[str, torch.Tensor] = {}
         for name, type in types.items():
-            self.values[name] = torch.zeros([d or 1 for d in type.wrapped.shape or ()], dtype=DTYPES[type.wrapped.dtype].carrier)
+            try:
+                self.values[name] = torch.zeros([d or 1 for d in type.wrapped.shape or ()], dtype=DTYPES[type.wrapped.dtype].carrier)
+            except (RuntimeError, KeyError) as error:
+                raise PackageError(f"the state {name!r}, which is {type.wrapped}, cannot be made: {one_line(error)}") from None
 
-    def numpy(self, name: str) -> Any:
+    def numpy(self, name: str) -> np.ndarray:
         """A copy of one state as an array."""
-        from export.mlpackage.dtypes import from_carrier
-
         return from_carrier(self.values[name].clone(), DTYPES[self.types[name].wrapped.dtype])
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Give one state a value; it is rounded to the declared element type.
+
+        Raises:
+            PackageError: there is no such state, or it has another shape or kind of element.
+        """
+        if name not in self.types:
+            raise PackageError(f"there is no state {name!r}: there are {', '.join(self.types) or 'none'}")
+        type, array = self.types[name].wrapped, np.asarray(array)
+        dtype = DTYPES[type.dtype]
+        if not type.admits(array.shape) or array.dtype.kind not in ("f" if dtype.floating else "biu"):
+            raise PackageError(f"the state {name!r} is {type}, and is given {array.dtype}{list(array.shape)}")
+        with np.errstate(over="ignore"):
+            array = np.array(array, dtype=np.float32 if dtype.name == "bf16" else dtype.numpy)  # a copy
+        self.values[name] = rounded(torch.from_numpy(array), dtype) if dtype.name == "bf16" else to_carrier(array, dtype)
 
 
 class StateCell:
@@ -88,7 +106,10 @@ def run_block(block: Block, inputs: Sequence[Any], frame: list[Any]) -> tuple[An
             frame[output.slot] = value
         for slot in step.frees:
             frame[slot] = None
-    return tuple(value_of(operand, frame) for _, operand, _ in block.outputs)
+    results = tuple(value_of(operand, frame) for _, operand, _ in block.outputs)
+    for slot in block.frees:
+        frame[slot] = None
+    return results
 
 
 def value_of(operand: Operand, frame: list[Any] | None) -> Any:

@@ -64,11 +64,13 @@ class Step:
 
 @dataclasses.dataclass
 class Block:
-    """Steps in order. `inputs` are slots that the caller fills, `outputs` what it then reads."""
+    """Steps in order. `inputs` are slots that the caller fills, `outputs` what it then reads; `frees` hold the block's own values
+    still at its end."""
 
     inputs: list[Output]
     outputs: list[tuple[str, Operand, ValueType]]
     steps: list[Step]
+    frees: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
@@ -176,7 +178,7 @@ class _FunctionLoader:
 
     def _operation(self, proto: Any, scope: dict) -> Step | None:
         """The step of one operation; constants only enter the scope."""
-        name = proto.outputs[0].name if proto.outputs else ""
+        name = proto.outputs[0].name if proto.outputs else "without outputs"
         where = f"function {self.name}, operation {name!r} ({proto.type})"
         self.counts[proto.type] = self.counts.get(proto.type, 0) + 1
         try:
@@ -196,6 +198,7 @@ class _FunctionLoader:
             blocks = [self._block(block, scope) for block in proto.blocks]
             outputs = [self._declare(scope, value, f"output {value.name}") for value in proto.outputs]
             _check_types(operation, types, outputs)
+            _check_blocks(proto.type, blocks, types, outputs)
             static, dynamic = {}, []
             for parameter_name, operand in operands.items():
                 parameter = operation.parameters[parameter_name]
@@ -233,6 +236,14 @@ class _FunctionLoader:
                 operands[name], types[name] = found[0]
             else:
                 raise PackageError(f"its input {name} has {len(found)} values, and takes one")
+        if proto.type.startswith(CONSTANT_EXPRESSIONS):  # before iOS 18 their inputs are attributes
+            for name, value in proto.attributes.items():
+                if name == "name":
+                    continue
+                if name not in operation.parameters or name in operands:
+                    raise PackageError(f"it has no attribute {name!r}")
+                operands[name] = self.loader.value(value)
+                types[name] = operands[name].type
         missing = [p.name for p in operation.parameters.values() if p.required and p.name not in operands]
         if missing:
             raise PackageError(f"its input {missing[0]} is missing")
@@ -261,12 +272,30 @@ def _check_types(operation: Operation, types: dict[str, Any], outputs: list[Outp
     rules = operation.returns
     if len(rules) == 1 and len(outputs) > 1:
         rules = rules * len(outputs)  # `split`: any number of outputs alike
-    if len(outputs) > len(rules) or not outputs:
+    if len(outputs) > len(rules) or (rules and not outputs):
         raise PackageError(f"it is declared with {len(outputs)} outputs")
     for rule, output in zip(rules, outputs):
         expected = None if rule == ANY else rule if rule in DTYPES else _dtype(types[rule]) if rule in types else None
         if expected is not None and _dtype(output.type) != expected:
             raise PackageError(f"its output {output.name!r} is declared as {output.type}, and is {expected}")
+
+
+def _check_blocks(kind: str, blocks: list[Block], types: dict[str, Any], outputs: list[Output]) -> None:
+    """The nested blocks of `cond` and `while_loop` take and give the element types around them."""
+    if len(blocks) != (2 if kind in ("cond", "while_loop") else 0):
+        raise PackageError(f"it has {len(blocks)} nested blocks")
+    results = [_dtype(output.type) for output in outputs]
+    expected = {"cond": (([], results), ([], results))}
+    if kind == "while_loop":
+        variables = [_dtype(type) for type in types["loop_vars"]]
+        expected["while_loop"] = ((variables, ["bool"]), (variables, results))
+        if variables != results:
+            raise PackageError(f"it changes {', '.join(variables)}, and its outputs are {', '.join(results)}")
+    for block, (takes, gives) in zip(blocks, expected.get(kind, ())):
+        given = [_dtype(type) for _, _, type in block.outputs]
+        taken = [_dtype(place.type) for place in block.inputs]
+        if (taken, given) != (takes, gives):
+            raise PackageError(f"its nested block takes ({', '.join(taken)}) and gives ({', '.join(given)}): these types do not fit")
 
 
 def _dtype(type: Any) -> str:
@@ -290,6 +319,7 @@ def _find_last_uses(block: Block, kept: frozenset[int] = frozenset()) -> None:
         used = _reads(step) | {output.slot for output in step.outputs}
         step.frees = tuple(sorted((used & own) - seen))
         seen |= used
+    block.frees = tuple(sorted(own - {slot for step in block.steps for slot in step.frees}))
 
 
 def _reads(step: Step) -> set[int]:

@@ -19,6 +19,7 @@ from export.errors import PackageError
 from export.mlpackage import DTYPES, Package, StateType, TensorType, ValueType
 from export.mlpackage.dtypes import STRING, from_carrier, rounded, to_carrier
 from runtime_py.mil.evaluate import State, StateCell, run_block
+from runtime_py.mil.features import Feature, features
 from runtime_py.mil.graph import Function, Loader
 
 
@@ -41,6 +42,11 @@ class Program:
         loader = Loader(package)
         return cls(package, {name: loader.function(name, proto) for name, proto in sorted(package.program.functions.items())})
 
+    @property
+    def default(self) -> str:
+        """The name of the function that Core ML runs when none is named."""
+        return self.package.model.description.defaultFunctionName or "main"
+
     def make_state(self, function: str = "main") -> State:
         """Zeros for every state of a function. Functions with states of the same names and types share one `State`."""
         return State(self._function(function).states)
@@ -49,7 +55,8 @@ class Program:
     def run(self, inputs: Mapping[str, np.ndarray], function: str = "main", state: State | None = None) -> dict[str, np.ndarray]:
         """Run one function: arrays by input name in, arrays by output name out. `state` is read and written in place.
 
-        An input may have another element type of the same kind (float64 for float16); it is rounded to the declared one.
+        An input may have another element type of the same kind (float64 for float16); it is rounded to the declared one. An input
+        that the package describes as optional, with a default value, may be left out.
 
         Raises:
             PackageError: an input is missing, unknown or of the wrong shape, or an operation cannot be computed.
@@ -58,6 +65,9 @@ class Program:
         unknown = sorted(set(inputs) - set(chosen.inputs))
         if unknown:
             raise PackageError(f"function {function} has no input {unknown[0]!r}: it takes {', '.join(chosen.inputs) or 'none'}")
+        described = features(self.package.model, function)
+        left_out = {n: f.fill() for n, f in described.items() if f.default is not None and n in chosen.inputs and n not in inputs}
+        inputs = {**inputs, **left_out}
         missing = sorted(set(chosen.inputs) - set(inputs))
         if missing:
             raise PackageError(f"function {function} lacks its input {missing[0]!r}: {chosen.inputs[missing[0]]}")
@@ -66,7 +76,7 @@ class Program:
             if isinstance(place.type, StateType):
                 values.append(self._cell(chosen, state, place.name, place.type))
             else:
-                values.append(_take(inputs[place.name], place.name, place.type, function))
+                values.append(_take(inputs[place.name], place.name, place.type, function, described.get(place.name)))
         results = run_block(chosen.block, values, [None] * chosen.slots)
         return {name: _give(value, type) for (name, _, type), value in zip(chosen.block.outputs, results)}
 
@@ -83,7 +93,7 @@ class Program:
         return StateCell(state, name)
 
 
-def _take(array: np.ndarray, name: str, type: ValueType, function: str) -> Any:
+def _take(array: np.ndarray, name: str, type: ValueType, function: str, feature: Feature | None) -> Any:
     """A host's array as a carrier."""
     array = np.asarray(array)
     where = f"function {function}, input {name!r}"
@@ -91,6 +101,11 @@ def _take(array: np.ndarray, name: str, type: ValueType, function: str) -> Any:
         raise PackageError(f"{where}: {type} cannot be given")
     if not type.admits(array.shape):
         raise PackageError(f"{where}: has the shape {list(array.shape)}, and is declared as {type}")
+    if feature is not None and (type.shape is None or None in type.shape):
+        try:
+            feature.check(array.shape)
+        except PackageError as error:
+            raise PackageError(f"{where}: {error}") from None
     dtype = DTYPES[type.dtype]
     if array.dtype.kind not in ("f" if dtype.floating else "biu"):
         raise PackageError(f"{where}: holds {array.dtype}, and is declared as {type}")

@@ -61,7 +61,7 @@ def test_there_is_one_component_for_each_graph_of_a_bundle():
 
 def test_the_dynamic_axes_are_the_tokens_from_one_to_the_whole_context(checkpoints):
     for name, component in COMPONENTS.items():
-        signature = component.signature(checkpoints["demo"].config, CONTEXT)
+        signature = component.signature(checkpoints["demo"].config, Form(CONTEXT))
         axes = (DynamicAxis("tokens", 1, CONTEXT),) if name in ("token_embedding", "decoder") else ()
         assert signature.dynamic_axes == axes
         named = {size for spec in (*signature.inputs, *signature.outputs) for size in spec.shape if isinstance(size, str)}
@@ -78,7 +78,7 @@ CASES += [(name, which) for name in ("image_projector", "video_projector") for w
 def test_the_video_encoder_s_twin_is_the_eager_one_with_every_form_of_the_scan(scan, checkpoints):
     checkpoint, component = checkpoints["demo"], COMPONENTS["video_encoder"]
     model = load(checkpoint, *component.parts)
-    (pixels,) = inputs_of(component.signature(checkpoint.config, CONTEXT), checkpoint.config)
+    (pixels,) = inputs_of(component.signature(checkpoint.config, Form(CONTEXT)), checkpoint.config)
     wanted = model.video_encoder(pixels)
     assert max_error(component.twin(model, Form(CONTEXT, scan=scan)).eval()(pixels), wanted) <= SAME_MATHS
 
@@ -87,7 +87,7 @@ def test_the_video_encoder_s_twin_is_the_eager_one_with_every_form_of_the_scan(s
 @pytest.mark.parametrize("name, which", CASES)
 def test_a_twin_computes_what_the_eager_part_does_in_the_declared_shapes(name, which, checkpoints):
     checkpoint, component = checkpoints[which], COMPONENTS[name]
-    signature = component.signature(checkpoint.config, CONTEXT)
+    signature = component.signature(checkpoint.config, Form(CONTEXT))
     model = load(checkpoint, *component.parts)
     values = inputs_of(signature, checkpoint.config)
     wanted = getattr(model, name)(*values)  # before the twin takes the part over
@@ -102,7 +102,7 @@ def test_a_twin_computes_what_the_eager_part_does_in_the_declared_shapes(name, w
 def test_the_decoder_has_its_declared_shapes(checkpoints):
     define_llm_operators()
     for checkpoint in checkpoints.values():
-        signature = COMPONENTS["decoder"].signature(checkpoint.config, CONTEXT)
+        signature = COMPONENTS["decoder"].signature(checkpoint.config, Form(CONTEXT))
         twin = COMPONENTS["decoder"].twin(load(checkpoint, "decoder"), Form(CONTEXT))
         logits = twin(*inputs_of(signature, checkpoint.config))
         assert tuple(logits.shape) == signature.outputs[0].shape and logits.dtype == torch.float32
@@ -113,7 +113,7 @@ def test_frames_of_padding_and_extreme_pixels_stay_the_same(checkpoints):
     for name in ("image_encoder", "video_encoder"):
         component, checkpoint = COMPONENTS[name], checkpoints["demo"]
         model = load(checkpoint, name)
-        (pixels,) = inputs_of(component.signature(checkpoint.config, CONTEXT), checkpoint.config)
+        (pixels,) = inputs_of(component.signature(checkpoint.config, Form(CONTEXT)), checkpoint.config)
         frames = pixels[0] if name == "video_encoder" else pixels  # a view: [frames, 3, 224, 224]
         frames[0], frames[1] = 0, 255
         frames[2] = getattr(model, name).normalize.mean[0] * 255
@@ -126,7 +126,7 @@ def test_the_video_encoder_s_directions_and_frames_all_matter(checkpoints):
     """A twin that drops the backward scan, or a frame, would still run: each must move tokens at the other end."""
     checkpoint = checkpoints["demo"]
     twin = COMPONENTS["video_encoder"].twin(load(checkpoint, "video_encoder"), Form(CONTEXT))
-    (pixels,) = inputs_of(COMPONENTS["video_encoder"].signature(checkpoint.config, CONTEXT), checkpoint.config)
+    (pixels,) = inputs_of(COMPONENTS["video_encoder"].signature(checkpoint.config, Form(CONTEXT)), checkpoint.config)
     before = twin(pixels)
     for frame, seen_at in ((0, 7), (7, 0)):
         changed = pixels.clone()
@@ -137,7 +137,7 @@ def test_the_video_encoder_s_directions_and_frames_all_matter(checkpoints):
 @pytest.mark.parametrize("name", WITHOUT_CACHE)
 def test_one_trace_computes_what_the_twin_does_at_every_length(name, checkpoints):
     checkpoint, component = checkpoints["demo"], COMPONENTS[name]
-    signature = component.signature(checkpoint.config, CONTEXT)
+    signature = component.signature(checkpoint.config, Form(CONTEXT))
     twin = component.twin(load(checkpoint, *component.parts), Form(CONTEXT)).eval()
     program = torch.export.export(twin, signature.example_inputs(), dynamic_shapes=signature.dynamic_shapes(), strict=False).module()
     with torch.inference_mode():
@@ -254,7 +254,7 @@ def test_starting_again_needs_no_reset(decoder_model):
 
 def test_one_trace_serves_prefill_and_steps(decoder_model):
     define_llm_operators()
-    signature = COMPONENTS["decoder"].signature(decoder_model.config, CONTEXT)
+    signature = COMPONENTS["decoder"].signature(decoder_model.config, Form(CONTEXT))
     with quiet(), torch.no_grad():  # tracing the stock operators warns of their own code
         twin = COMPONENTS["decoder"].twin(decoder_model, Form(CONTEXT))
         traced = torch.export.export(twin, signature.example_inputs(), dynamic_shapes=signature.dynamic_shapes(), strict=False).module()

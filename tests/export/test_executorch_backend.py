@@ -66,7 +66,7 @@ def lowered(tmp_path_factory):
         twin = component.twin(checkpoint.load(parts=component.parts), Form(CONTEXT)).eval()
         derived = derived_constants(twin)
         path = folder / f"{recipe}_{name}.pte"
-        backend.lower(twin, component.signature(checkpoint.config, CONTEXT), list(plan.assignments), path)
+        backend.lower(twin, component.signature(checkpoint.config, Form(CONTEXT)), list(plan.assignments), path)
         return Lowered(path, plan, backend.read(path), derived, checkpoint.load(parts=component.parts))
 
     return lower
@@ -74,7 +74,7 @@ def lowered(tmp_path_factory):
 
 def values_of(name: str, model: MobileVideoGPT, seed: int = 0) -> Tensor:
     """A random input of the declared shape: pixels in 0 to 255, features around 1."""
-    (spec,) = COMPONENTS[name].signature(model.config, CONTEXT).inputs
+    (spec,) = COMPONENTS[name].signature(model.config, Form(CONTEXT)).inputs
     values = torch.rand(spec.shape, generator=torch.Generator().manual_seed(seed))
     return values * 255 if spec.name == "pixels" else values * 3 - 1.5
 

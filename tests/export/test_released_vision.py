@@ -39,7 +39,7 @@ def lower(checkpoint, name: str, kernels: str, recipe: str, path: Path) -> Path:
     form = backend.form(CONTEXT)
     plan = next(graph for graph in plan_build(checkpoint, PRESETS[recipe], form).graphs if graph.name == name)
     twin = component.twin(checkpoint.load(parts=component.parts), form).eval()
-    backend.lower(twin, component.signature(checkpoint.config, CONTEXT), list(plan.assignments), path)
+    backend.lower(twin, component.signature(checkpoint.config, Form(CONTEXT)), list(plan.assignments), path)
     linears = sum(a.scheme.name == "int8" for a in plan.assignments)
     assert linears == (len(plan.assignments) if recipe == "int8" else 0)  # in_proj, x_proj, dt_proj and out_proj of each layer
     assert sum(weight.scheme == "int8" for weight in backend.read(path).stored) == linears

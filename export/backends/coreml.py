@@ -1,0 +1,194 @@
+"""Core ML: `.mlpackage` folders, ML programs of iOS 18 or later.
+
+A twin is made float16 (or stays float32, where the recipe says so), its linears' weights are replaced by integers and scales, and it
+is converted as it stands: what coremltools gets is what the package holds. The decoder's functions are converted one by one and
+merged into one package, which stores the weights that they share once.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from export.backends.base import Artifact
+from export.backends.coreml_frontend import blockwise_dequantize, install
+from export.backends.mlpackage import check_weights, read_package
+from export.components import Form, Signature
+from export.components.stateful_decoder import CHUNKS, StatefulDecoder, function_name, slots
+from export.errors import BackendError
+from export.manifest import TensorSpec
+from export.quant.apply import Assignment
+from export.quant.recipe import LINEAR, Recipe
+from export.quant.rounding import dequantize, quantize
+from export.quiet import quiet
+
+PACKAGES = ("coremltools", "torch")
+DEPLOYMENTS = ("iOS18", "iOS26")
+DTYPES = {"float32": np.float32, "int32": np.int32}
+
+
+class CoremlBackend:
+    """Target `coreml`."""
+
+    name = "coreml"
+    suffix = ".mlpackage"
+    decoder_interface = "coreml_state"
+    kernels = "stock"
+
+    def __init__(self, deployment: str = "iOS18"):
+        self.deployment = deployment
+
+    def form(self, max_context: int) -> Form:
+        return Form(max_context, scan="unrolled", decoder=self.decoder_interface, half=True, index_dtype="int32")
+
+    def check(self, recipe: Recipe, verify: bool) -> None:
+        for package in PACKAGES:
+            if importlib.util.find_spec(package) is None:
+                raise BackendError(f"--target coreml needs the package {package}: pip install -e '.[coreml]'")
+
+    def activations(self, scheme: str) -> str:
+        return "float32" if scheme == "fp32" else "float16"
+
+    def lower(self, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
+        half = computes_half(assignments)
+        with quiet(), torch.no_grad():
+            install()
+            compress(twin, assignments, torch.float16 if half else torch.float32)
+            if half:
+                twin.half()
+            if isinstance(twin, StatefulDecoder):
+                self._convert_functions(twin, signature, half, out)
+            else:
+                self._convert(twin, signature, half).save(str(out))
+
+    def round_weights(self, module: nn.Module, assignments: list[Assignment]) -> None:
+        dtype = torch.float16 if computes_half(assignments) else torch.float32
+        with torch.no_grad():
+            for assignment in assignments:
+                if assignment.kind == LINEAR and assignment.scheme.quantized:
+                    layer = module.get_submodule(assignment.layer)
+                    layer.weight.copy_(dequantize(*quantize(layer.weight, assignment.scheme, dtype)))
+
+    def read(self, path: Path) -> Artifact:
+        return read_package(path)
+
+    def check_weights(self, path: Path, twin: Callable[[], nn.Module], assignments: list[Assignment]) -> None:
+        check_weights(path, twin(), assignments)
+
+    def decoder_details(self, form: Form) -> dict:
+        return {
+            "functions": [{"name": function_name(tokens), "tokens": tokens} for tokens in CHUNKS],
+            "slots": slots(form.max_context),
+            "next": "the function with the fewest tokens that takes all that are left, or else the one with most; "
+            "position + tokens must not pass slots",
+            "padding": "rows of zeros behind the tokens; last is the row of the last token",
+            "mask": "inside: a token sees the slots up to its own",
+            "state": "float16, one for all functions; starting again at an earlier position needs no reset",
+        }
+
+    def versions(self) -> dict[str, str]:
+        return {package: importlib.metadata.version(package) for package in PACKAGES}
+
+    def _convert_functions(self, twin: StatefulDecoder, signature: Signature, half: bool, out: Path) -> None:
+        """Each function to a package of its own, one after the other for the memory's sake, then all into `out`."""
+        import coremltools as ct
+
+        embeds, position, last = signature.inputs
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".functions-") as folder:
+            functions = ct.utils.MultiFunctionDescriptor()
+            for tokens in CHUNKS:
+                fixed = TensorSpec(embeds.name, (tokens, embeds.shape[1]), embeds.dtype, embeds.description)
+                inputs = (fixed, position) if tokens == 1 else (fixed, position, last)
+                part = Path(folder) / f"{function_name(tokens)}.mlpackage"
+                self._convert(twin, Signature(inputs, signature.outputs), half).save(str(part))
+                functions.add_function(str(part), src_function_name="main", target_function_name=function_name(tokens))
+            functions.default_function_name = function_name(1)
+            ct.utils.save_multifunction(functions, str(out))
+
+    def _convert(self, twin: nn.Module, signature: Signature, half: bool) -> Any:
+        """The Core ML model of a twin with the inputs and outputs that `signature` declares."""
+        import coremltools as ct
+
+        entry = _Entry(twin, half)
+        shapes = signature.dynamic_shapes()
+        exported = torch.export.export(
+            entry, signature.example_inputs(), dynamic_shapes=shapes and (shapes,), strict=False
+        ).run_decompositions({})
+        axes = {axis.name: axis for axis in signature.dynamic_axes}
+
+        def size(value: int | str) -> Any:
+            return value if isinstance(value, int) else ct.RangeDim(max(axes[value].minimum, 1), axes[value].maximum)
+
+        return ct.convert(
+            exported,
+            inputs=[ct.TensorType(s.name, shape=[size(d) for d in s.shape], dtype=DTYPES[s.dtype]) for s in signature.inputs],
+            outputs=[ct.TensorType(s.name, dtype=DTYPES[s.dtype]) for s in signature.outputs],
+            convert_to="mlprogram",
+            minimum_deployment_target=getattr(ct.target, self.deployment),
+            compute_precision=ct.precision.FLOAT32,  # as the graph has it: no pass changes a type
+            skip_model_load=True,
+        )
+
+
+class _Entry(nn.Module):
+    """A twin behind the float32 inputs and outputs that all targets share."""
+
+    def __init__(self, twin: nn.Module, half: bool):
+        super().__init__()
+        self.twin = twin
+        self.half_inputs = half
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.twin(*(x.half() if self.half_inputs and x.is_floating_point() else x for x in inputs)).float()
+
+
+class CompressedLinear(nn.Module):
+    """A linear layer whose weight is integers times scales."""
+
+    def __init__(self, linear: nn.Linear, assignment: Assignment, dtype: torch.dtype):
+        super().__init__()
+        integers, scale = quantize(linear.weight, assignment.scheme, dtype)
+        self.bits, self.bias = assignment.scheme.bits, linear.bias
+        self.register_buffer("integers", integers)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, blockwise_dequantize(self.integers, self.scale, self.bits), self.bias)
+
+
+class CompressedEmbedding(nn.Module):
+    """A table whose rows are integers times a scale each."""
+
+    def __init__(self, table: nn.Embedding, assignment: Assignment, dtype: torch.dtype):
+        super().__init__()
+        integers, scale = quantize(table.weight, assignment.scheme, dtype)
+        self.bits = assignment.scheme.bits
+        self.register_buffer("integers", integers)
+        self.register_buffer("scale", scale)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, blockwise_dequantize(self.integers, self.scale, self.bits))
+
+
+def compress(twin: nn.Module, assignments: list[Assignment], dtype: torch.dtype) -> None:
+    """Replace the assigned layers of `twin` by compressed ones, in place, with scales of `dtype`."""
+    for assignment in assignments:
+        if assignment.scheme.quantized:
+            parent, _, leaf = assignment.layer.rpartition(".")
+            layer = twin.get_submodule(assignment.layer)
+            compressed = CompressedLinear if assignment.kind == LINEAR else CompressedEmbedding
+            setattr(twin.get_submodule(parent), leaf, compressed(layer, assignment, dtype))
+
+
+def computes_half(assignments: list[Assignment]) -> bool:
+    """Whether a graph is computed in float16: not where the recipe keeps a weight in float32, nor where there is none (scores)."""
+    return bool(assignments) and all(assignment.scheme.name != "fp32" for assignment in assignments)

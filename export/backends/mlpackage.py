@@ -1,0 +1,224 @@
+"""Reading a Core ML package back: its weights by scheme and value, its state writes, the memory that its activations take.
+
+This reads the artifact with this project's own reader, not what coremltools believes it wrote.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.backends.base import Artifact
+from export.errors import BackendError, RecipeError
+from export.mlpackage import DTYPES, Package, StateType, TensorType
+from export.mlpackage.dtypes import STRING, to_carrier
+from export.mlpackage.types import decode_type
+from export.quant.apply import Assignment
+from export.quant.coverage import StoredWeight
+from export.quant.recipe import SCHEMES
+from export.quant.rounding import dequantize
+
+COMPRESSED = "constexpr_blockwise_shift_scale"
+FLOATS = {"fp32": 2**-24, "fp16": 2**-11}  # element type -> largest relative rounding of a value that it stores
+SMALLEST_HALF = 2**-25  # half the distance of float16's numbers around 0
+SLACK = 1 + 2**-10  # of a bound in scales: the scale itself was rounded, the quotient computed in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """A weight in a package: integers with scales, or floats."""
+
+    name: str
+    scheme: str
+    shape: tuple[int, ...]
+    bytes: int
+    data: Any  # the protobuf's Value of the integers, or of the floats
+    scale: Any = None  # of the scales
+
+
+def read_package(path: Path) -> Artifact:
+    """Weights, operations and memory of a package, over all of its functions.
+
+    Raises:
+        PackageError: the package is damaged.
+        BackendError: a function reads a state that it never writes.
+    """
+    package = Package.open(path)
+    check_states(package)
+    activations = max((activation_bytes(block(function)) for function in package.program.functions.values()), default=0)
+    states = max((_state_bytes(function) for function in package.program.functions.values()), default=0)
+    return Artifact(
+        stored=tuple(StoredWeight(c.scheme, c.shape, c.bytes) for c in weights_of(package)),
+        delegate="coreml",
+        delegated=1.0,  # Core ML runs all of it; on which unit is the device's choice
+        operators=(),
+        arena_bytes=activations + states,
+        packed_bytes=0,
+    )
+
+
+def block(function: Any) -> Any:
+    """The operations of a function."""
+    return function.block_specializations[function.opset]
+
+
+def weights_of(package: Package) -> list[Constant]:
+    """Every weight of every function, those that functions share once. Numbers and shapes, which a program is full of, are none."""
+    found: dict[Any, Constant] = {}
+    for function in package.program.functions.values():
+        operations = block(function).operations
+        values = {o.outputs[0].name: o.attributes["val"] for o in operations if o.type == "const"}
+        inside = set()  # names of the parts of compressed weights
+        for o in operations:
+            if o.type.startswith("constexpr_"):
+                inside |= {binding.name for argument in o.inputs.values() for binding in argument.arguments}
+                constant = _compressed(o, values)
+                found.setdefault((_place(constant.data), _place(constant.scale)), constant)
+        for name, value in values.items():
+            type = decode_type(value.type)
+            if name not in inside and isinstance(type, TensorType) and type.dtype in FLOATS and type.shape and math.prod(type.shape) > 1:  # type: ignore[arg-type]
+                found.setdefault(_place(value), Constant(name, type.dtype, type.shape, _bytes(type), value))  # type: ignore[arg-type]
+    return list(found.values())
+
+
+def _compressed(operation: Any, values: dict[str, Any]) -> Constant:
+    """The weight that a constant expression stands for."""
+    parts = {name: _value(argument.arguments[0], values) for name, argument in operation.inputs.items()}
+    if operation.type != COMPRESSED or parts.get("data") is None or parts.get("scale") is None or "offset" in parts:
+        raise BackendError(f"the package holds weights as {operation.type} with {', '.join(parts)}, which no recipe asks for")
+    data, scale = decode_type(parts["data"].type), decode_type(parts["scale"].type)
+    rows, columns = data.shape  # type: ignore[union-attr,misc]
+    groups = scale.shape[1]  # type: ignore[union-attr,index]
+    scheme = f"{data.dtype} in groups of {columns // groups}"  # type: ignore[union-attr]
+    for known in SCHEMES.values():
+        if known.quantized and data.dtype == f"int{known.bits}" and scale.shape == (rows, columns // (known.group_size or columns)):  # type: ignore[union-attr]
+            scheme = known.name
+    return Constant(operation.outputs[0].name, scheme, (rows, columns), _bytes(data) + _bytes(scale), parts["data"], parts["scale"])  # type: ignore[arg-type]
+
+
+def _value(binding: Any, values: dict[str, Any]) -> Any:
+    """The constant that an operation's argument is, by name or on the spot; None for what is none."""
+    return binding.value if binding.WhichOneof("binding") == "value" else values.get(binding.name)
+
+
+def _place(value: Any) -> Any:
+    """What tells two constants apart: their place in the weight file, or their value."""
+    if value.WhichOneof("value") == "blobFileValue":
+        return value.blobFileValue.fileName, value.blobFileValue.offset
+    return value.SerializeToString()
+
+
+def _bytes(type: TensorType) -> int:
+    return -(-math.prod(type.shape or ()) * DTYPES[type.dtype].bits // 8)  # type: ignore[arg-type]
+
+
+def check_states(package: Package) -> None:
+    """Every state that a function has is written by it.
+
+    Raises:
+        BackendError: names the state. A converter that drops the write leaves a model that forgets.
+    """
+    for name, function in package.program.functions.items():
+        states = {value.name for value in function.inputs if isinstance(decode_type(value.type), StateType)}
+        writes = {o.inputs["input"].arguments[0].name for o in block(function).operations if o.type == "write_state"}
+        if states - writes:
+            lost = sorted(states - writes)[0]
+            raise BackendError(f"the package's function {name} never writes its state {lost}: the converter lost the cache's update")
+
+
+def activation_bytes(body: Any) -> int:
+    """The most bytes of results that are alive at once when a block runs in its order, at declared sizes (unknown ones as 1)."""
+    last: dict[str, int] = {}
+    for index, operation in enumerate(body.operations):
+        for argument in operation.inputs.values():
+            last |= {binding.name: index for binding in argument.arguments}
+    last |= {name: len(body.operations) for name in body.outputs}
+    alive, most, ends = 0, 0, collections.Counter[int]()
+    for index, operation in enumerate(body.operations):
+        if operation.type == "const" or operation.type.startswith("constexpr_"):
+            continue
+        for output in operation.outputs:
+            type = decode_type(output.type)
+            size = _declared_bytes(type)
+            alive += size
+            ends[last.get(output.name, index)] += size
+        most = max(most, alive)
+        alive -= ends.pop(index, 0)
+    return most
+
+
+def _declared_bytes(type: Any) -> int:
+    if not isinstance(type, TensorType) or type.dtype == STRING:
+        return 0
+    return math.prod(d or 1 for d in type.shape or ()) * DTYPES[type.dtype].bits // 8
+
+
+def _state_bytes(function: Any) -> int:
+    types = (decode_type(value.type) for value in function.inputs)
+    return sum(_declared_bytes(type.wrapped) for type in types if isinstance(type, StateType))
+
+
+def check_weights(path: Path, twin: nn.Module, assignments: list[Assignment]) -> None:
+    """Every weight of `twin`, as it was before rounding, is in the package within half a step of its scheme.
+
+    The converter names constants as it likes, and may transpose them or repeat a vector, so a weight is looked for among all
+    constants that could hold it: first those that no other weight was found in.
+
+    Raises:
+        RecipeError: names the weight that no constant comes close to.
+    """
+    package = Package.open(path)
+    unclaimed, claimed = weights_of(package), []
+    schemes = {f"{a.layer}.weight": a.scheme for a in assignments}
+    for name, weight in sources(twin):
+        scheme = schemes.get(name)
+        kinds = (scheme.name,) if scheme is not None and scheme.quantized else tuple(FLOATS)
+        candidates = [c for c in (*unclaimed, *claimed) if c.scheme in kinds and _could_hold(c.shape, tuple(weight.shape))]
+        constant = next((c for c in candidates if _holds(package, c, weight)), None)
+        if constant is None:
+            found = f"none of the {len(candidates)} constants of its size comes close" if candidates else "no constant has its size"
+            line = f"{path.stem}: the weight {name} is not in the package as {' or '.join(kinds)}: {found}"
+            raise RecipeError(f"{line}; this is a fault of the converter, please report it")
+        if constant in unclaimed:
+            unclaimed.remove(constant)
+            claimed.append(constant)
+
+
+def _could_hold(shape: tuple[int, ...], weight: tuple[int, ...]) -> bool:
+    """Whether a constant of a shape may be a weight: of the same sizes but for ones, or its rows repeated."""
+    stored, wanted = [d for d in shape if d > 1], [d for d in weight if d > 1]
+    return sorted(stored) == sorted(wanted) or stored[len(stored) - len(wanted) :] == wanted
+
+
+def sources(twin: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a twin: its parameters, and the buffers that come from the checkpoint; numbers alone are none."""
+    for name, tensor in twin.state_dict(keep_vars=False).items():
+        if tensor.is_floating_point() and tensor.numel() > 1:
+            yield name, tensor
+
+
+def _holds(package: Package, constant: Constant, weight: Tensor) -> bool:
+    """Whether a constant is this weight, rounded as its scheme rounds; a matrix may be stored transposed."""
+    _, data = package.values.tensor(constant.data)
+    if constant.scale is None:
+        stored = to_carrier(data, DTYPES[constant.scheme])
+        bound = FLOATS[constant.scheme] * weight.abs() * SLACK + (SMALLEST_HALF if constant.scheme == "fp16" else 0)
+    else:
+        _, scale = package.values.tensor(constant.scale)
+        scales = torch.from_numpy(scale.astype(np.float32))
+        stored = dequantize(torch.from_numpy(np.ascontiguousarray(data)), scales)
+        bound = (scales * (SLACK / 2))[..., None].expand(*scales.shape, weight.shape[1] // scales.shape[1]).reshape(weight.shape)
+    stored, weight, bound = stored.squeeze(), weight.squeeze(), bound.squeeze()
+    if stored.ndim > weight.ndim:  # a vector for every row
+        return bool(((stored - weight).abs() <= bound).all())
+    orders = (stored.permute(order) for order in itertools.permutations(range(stored.ndim)))
+    return any(bool(((turned - weight).abs() <= bound).all()) for turned in orders if turned.shape == weight.shape)

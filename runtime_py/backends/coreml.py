@@ -1,0 +1,182 @@
+"""Core ML bundles behind the backend interface: through the reference interpreter anywhere, through Core ML itself on macOS.
+
+The decoder's functions take fixed numbers of tokens. A prompt is cut by the rule of the manifest's `decoder.details`: at each point
+the function with the fewest tokens that takes all that are left, or else the one with most; none that would write beyond the cache.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from export.bundle import Bundle
+from export.errors import BackendError, BundleError, one_line
+from export.manifest import TensorSpec
+from export.quiet import quiet
+
+INTERPRETED = "interpreted"
+COMPUTE_UNITS = {"all": "ALL", "cpu": "CPU_ONLY", "cpu-gpu": "CPU_AND_GPU", "cpu-ane": "CPU_AND_NE"}  # option -> coremltools' name
+MAIN = "main"
+
+
+class Engine(Protocol):
+    """Something that runs the packages of a bundle."""
+
+    def load(self, graph: str) -> None:
+        """Load a graph, if it is not loaded yet."""
+
+    def run(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """One call of a function. The decoder's state is the engine's."""
+
+
+class CoremlBackend:
+    """The graphs of a bundle built with `--target coreml`.
+
+    Args:
+        units: "interpreted", or a key of COMPUTE_UNITS for Core ML itself, which needs macOS; None: Core ML where it is there.
+    """
+
+    device = "cpu"
+
+    def __init__(self, bundle: Bundle, threads: int | None = None, units: str | None = None):
+        if importlib.util.find_spec("coremltools") is None:
+            raise BackendError("this bundle needs the package coremltools: pip install -e '.[coreml]'")
+        units = units or ("all" if sys.platform == "darwin" else INTERPRETED)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.name = "coreml-interpreted" if units == INTERPRETED else f"coreml-{units}"
+        self.bundle = bundle
+        self.config = bundle.manifest.config()
+        self.max_context = bundle.manifest.decoder.max_context
+        self._functions, self._slots = _functions(bundle)
+        self._engine: Engine = InterpreterEngine(bundle) if units == INTERPRETED else CoremlEngine(bundle, units)
+
+    def run(self, graph: str, *inputs: Tensor) -> Tensor:
+        entry = self.bundle.manifest.graphs[graph]
+        arrays = {spec.name: _array(x, spec) for spec, x in zip(entry.inputs, inputs)}
+        return self._call(graph, MAIN, arrays)
+
+    def decode(self, embeds: Tensor, position: int) -> Tensor:
+        """The prompt [T, D] in as many calls as the functions' sizes make it; the last call's logits."""
+        logits = embeds.new_zeros(0)
+        while embeds.shape[0]:
+            name, tokens = self._function(embeds.shape[0], position)
+            taken = embeds[:tokens]
+            padded = torch.nn.functional.pad(taken, (0, 0, 0, tokens - taken.shape[0]))  # [tokens, D]
+            inputs = {"embeds": padded.float().numpy(), "position": np.array([position], np.int32)}
+            if tokens > 1:
+                inputs["last"] = np.array([taken.shape[0] - 1], np.int32)
+            logits = self._call("decoder", name, inputs)
+            embeds, position = embeds[tokens:], position + taken.shape[0]
+        return logits
+
+    def load(self) -> None:
+        for graph in self.bundle.manifest.graphs:
+            self._engine.load(graph)
+
+    def synchronize(self) -> None:
+        """Every call returns when its result is there."""
+
+    def bundle_bytes(self) -> int:
+        return self.bundle.manifest.bundle_bytes
+
+    def versions(self) -> dict[str, str]:
+        return {package: importlib.metadata.version(package) for package in ("coremltools", "torch")}
+
+    def _function(self, left: int, position: int) -> tuple[str, int]:
+        """The function for the next call: its name and its number of tokens."""
+        fitting = [(tokens, name) for name, tokens in self._functions.items() if position + tokens <= self._slots]
+        if not fitting:
+            raise BundleError(f"the conversation is {position} tokens long, and the bundle's cache holds {self._slots}")
+        tokens, name = min((pair for pair in fitting if pair[0] >= left), default=max(fitting))
+        return name, tokens
+
+    def _call(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> Tensor:
+        (output,) = self.bundle.manifest.graphs[graph].outputs
+        results = self._engine.run(graph, function, inputs)
+        if output.name not in results:
+            raise BundleError(f"{self.bundle.folder}: graph {graph} has no output {output.name}: build the bundle again")
+        return torch.from_numpy(np.ascontiguousarray(results[output.name]))
+
+
+class InterpreterEngine:
+    """`runtime_py.mil` runs the packages. What it shows is what the program means, not how a device rounds inside its operations."""
+
+    def __init__(self, bundle: Bundle):
+        from runtime_py.mil import Program, State
+
+        self._bundle = bundle
+        self._programs: dict[str, Program] = {}
+        self._state: State | None = None
+
+    def load(self, graph: str) -> None:
+        from runtime_py.mil import Program
+
+        if graph not in self._programs:
+            self._programs[graph] = Program.load(self._bundle.graph_path(graph))
+
+    def run(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.load(graph)
+        program = self._programs[graph]
+        if graph == "decoder" and self._state is None:
+            self._state = program.make_state(function)
+        return program.run(inputs, function, self._state if graph == "decoder" else None)
+
+
+class CoremlEngine:
+    """Core ML, through coremltools; macOS only. One model per function, all over the state that the first of them made."""
+
+    def __init__(self, bundle: Bundle, units: str):
+        if sys.platform != "darwin":
+            raise BackendError(f"--compute-units {units} needs macOS: leave it out, and the packages are interpreted")
+        self._bundle = bundle
+        self._units = COMPUTE_UNITS[units]
+        self._models: dict[tuple[str, str], Any] = {}
+        self._state: Any = None
+
+    def load(self, graph: str) -> None:
+        for function in _functions(self._bundle)[0] if graph == "decoder" else (MAIN,):
+            self._model(graph, function)
+
+    def run(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        model = self._model(graph, function)
+        if graph == "decoder" and self._state is None:
+            self._state = model.make_state()
+        try:
+            return model.predict(dict(inputs), self._state) if graph == "decoder" else model.predict(dict(inputs))
+        except RuntimeError as error:
+            raise BundleError(f"{self._bundle.folder}: Core ML cannot run the graph {graph} ({one_line(error)})") from error
+
+    def _model(self, graph: str, function: str) -> Any:
+        key = (graph, function)
+        if key not in self._models:
+            with quiet():
+                import coremltools as ct
+
+                units = getattr(ct.ComputeUnit, self._units)
+                name = {} if function == MAIN else {"function_name": function}
+                try:
+                    self._models[key] = ct.models.MLModel(str(self._bundle.graph_path(graph)), compute_units=units, **name)
+                except (RuntimeError, ValueError) as error:
+                    raise BundleError(f"{self._bundle.folder}: Core ML cannot load the graph {graph} ({one_line(error)})") from error
+        return self._models[key]
+
+
+def _functions(bundle: Bundle) -> tuple[dict[str, int], int]:
+    """The decoder's functions with their numbers of tokens, and the slots of its cache."""
+    details = bundle.manifest.decoder.details
+    try:
+        return {str(f["name"]): int(f["tokens"]) for f in details["functions"]}, int(details["slots"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{bundle.folder}: its manifest does not say how to drive the decoder ({error}): build it again") from None
+
+
+def _array(x: Tensor, spec: TensorSpec) -> np.ndarray:
+    return x.detach().cpu().contiguous().numpy().astype(spec.dtype, copy=False)
