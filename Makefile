@@ -40,7 +40,7 @@ $(STAMP): pyproject.toml
 	@$(HAS_PIP) || $(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 		echo "error: $(PYTHON) cannot make virtual environments: install its venv package (Debian: apt install python3-venv)" >&2; exit 2; }
 	@echo "installing into $(VENV): a few minutes the first time"
-	@$(PIP) install -qq --editable '.[executorch,test]'
+	@$(PIP) install -qq --editable '.[executorch,coreml,test]'
 	@$(PY) -m export.ops.native --optional
 	@touch $@
 

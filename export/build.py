@@ -41,7 +41,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quant", action="append", default=[], metavar="C=S", help=quant_help)
     kernels_help = "stock operators only, or also this project's own, which are faster (default: stock)"
     parser.add_argument("--kernels", choices=("stock", "fused"), default="stock", help=kernels_help)
-    parser.add_argument("--delegate", choices=("xnnpack", "coreml"), default="xnnpack", help="of the executorch target (default: xnnpack)")
+    parser.add_argument("--delegate", choices=("xnnpack", "coreml"), help="of the executorch target (default: xnnpack)")
     deployment_help = "oldest system that a coreml bundle runs on (default: iOS18)"
     parser.add_argument("--deployment", choices=("iOS18", "iOS26"), help=deployment_help)
     context_help = "tokens that the cache holds (default: %(default)s)"
@@ -71,11 +71,11 @@ def main(argv: list[str] | None = None) -> None:
     check_context(args.max_context, checkpoint.config)
     form = backend.form(args.max_context)
     plan = plan_build(checkpoint, recipe, form)
-    fused = "-fused" if args.kernels == "fused" else ""
-    out = args.out or Path("bundles") / f"{Path(checkpoint.name).name}-{args.target}-{recipe.name}{fused}"
+    form_of = ("-coreml" if args.delegate == "coreml" else "") + ("-fused" if args.kernels == "fused" else "")
+    out = args.out or Path("bundles") / f"{Path(checkpoint.name).name}-{args.target}-{recipe.name}{form_of}"
     writer = BundleWriter(out)  # refuses a destination that is not ours to replace, in a dry run too
     print(f"{checkpoint.name} -> {args.target}, recipe {recipe.name}, {args.kernels} kernels", flush=True)
-    if args.target == "executorch" and args.kernels == "stock":
+    if args.target == "executorch" and args.delegate != "coreml" and args.kernels == "stock":
         print("stock kernels run on every host; --kernels fused takes a fifth of the time in the video encoder", flush=True)
     print(table(plan), flush=True)
     if args.dry_run:
@@ -102,19 +102,23 @@ def choose_backend(args: argparse.Namespace) -> Backend:
     """
     if args.target == "onnx":
         raise BackendError("--target onnx is not part of this version: use --target executorch or coreml")
-    if args.deployment is not None and args.target != "coreml":
-        raise BackendError(f"--deployment is for --target coreml: leave it out for {args.target}")
+    if args.deployment is not None and "coreml" not in (args.target, args.delegate):
+        raise BackendError("--deployment is for --target coreml and for --delegate coreml: leave it out")
     for option, value in (("--min-accuracy", args.min_accuracy), ("--max-kl", args.max_kl)):
         if value is not None:
             raise BackendError(f"{option} is not part of this version: leave it out, the parity ladder verifies the bundle")
     if args.target == "coreml":
-        if args.kernels != "stock" or args.delegate != "xnnpack":
+        if args.kernels != "stock" or args.delegate is not None:
             raise BackendError("--kernels fused and --delegate are for --target executorch: leave them out, Core ML brings its own kernels")
         from export.backends.coreml import CoremlBackend
 
         return CoremlBackend(args.deployment or "iOS18")
-    if args.delegate != "xnnpack":
-        raise BackendError(f"--delegate {args.delegate} is not part of this version: leave it out for xnnpack")
+    if args.delegate == "coreml":
+        if args.kernels != "stock":
+            raise BackendError("--kernels fused does not go with --delegate coreml, which brings its own kernels: leave one of them out")
+        from export.backends.coreml_delegate import CoremlDelegateBackend
+
+        return CoremlDelegateBackend(args.deployment or "iOS18")
     from export.backends.executorch import ExecutorchBackend
 
     return ExecutorchBackend(args.kernels)

@@ -95,6 +95,7 @@ def _build_graph(request: Request, graph: GraphPlan, writer: BundleWriter) -> Gr
     assignments, derived = list(graph.assignments), derived_constants(twin)
     path = writer.path(graph.name + request.backend.suffix)
     request.backend.lower(twin, signature, assignments, path)
+    request.backend.describe(path, signature, _about(request, graph))
     del twin
     gc.collect()  # before the next component's weights come in
     artifact = request.backend.read(path)
@@ -126,6 +127,23 @@ def _entry(
     )
 
 
+def _about(request: Request, graph: GraphPlan) -> dict[str, str]:
+    """What an artifact says of itself when it is found outside its bundle."""
+    return {
+        "description": f"{graph.name} of {request.checkpoint.name}, a Mobile-VideoGPT checkpoint",
+        "version": f"bundle schema {SCHEMA_VERSION}",
+        "license": "; ".join(f"{part}: {license}" for part, license in LICENSES.items()),
+        "checkpoint_fingerprint": request.checkpoint.fingerprint(),
+        "recipe": request.recipe.name,
+        "graph": graph.name,
+    }
+
+
+def _decoder_interface(request: Request) -> DecoderInterface:
+    backend, form = request.backend, request.form
+    return DecoderInterface(backend.decoder_interface, form.max_context, backend.decoder_details(form))
+
+
 def _manifest(request: Request, entries: dict[str, GraphEntry]) -> Manifest:
     """The manifest but for what only the finished folder knows."""
     config = request.checkpoint.config
@@ -145,7 +163,7 @@ def _manifest(request: Request, entries: dict[str, GraphEntry]) -> Manifest:
         checkpoint_fingerprint=request.checkpoint.fingerprint(),
         model=config.to_json(),
         graphs=entries,
-        decoder=DecoderInterface(request.backend.decoder_interface, request.form.max_context, request.backend.decoder_details(request.form)),
+        decoder=_decoder_interface(request),
         preprocessing=Preprocessing(
             frames=FRAMES,
             image_size=IMAGE_SIZE,

@@ -13,10 +13,9 @@ from torch import nn
 
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS, Form
-from export.components.decoder import CachedAttention
 from export.config import CHUNKS, FRAMES, IMAGE_SIZE, KEY_FRAMES, ModelConfig
 from export.model.mobile_videogpt import MobileVideoGPT
-from export.quant.apply import Assignment, assign, check_rules, derived_constants, quantizable_layers
+from export.quant.apply import Assignment, assign, check_rules, computes_half, derived_constants, quantizable_layers
 from export.quant.recipe import Recipe
 
 SCALE_BYTES = {"int8": 4, "int4": 2}  # float32 per channel, bfloat16 per group
@@ -25,6 +24,7 @@ GRAPH_BYTES_PER_LAYER = {"image_encoder": 8_000, "video_encoder": 26_000, "decod
 TRACE_SECONDS = 4  # fixed cost of lowering a graph
 LAYER_SECONDS = {"image_encoder": 3.0, "video_encoder": 5.0, "decoder": 5.0}  # lowering, per layer
 FUSED_LAYER_SECONDS = 3.0  # of a video encoder around our own operators
+COREML_LAYER_SECONDS = {"image_encoder": 1.0, "video_encoder": 3.0, "decoder": 2.0}  # converting, per layer; a decoder's three functions
 SECONDS_PER_GB = 14  # quantizing, packing and writing, per GB of float32 weights
 REFERENCE_SECONDS_PER_GB = 28  # the eager model on the probe, and the bundle against it
 PROBE_BYTES = 5_000_000  # its frames, and the sampled logits of the greedy steps
@@ -88,8 +88,9 @@ def plan_build(checkpoint: Checkpoint, recipe: Recipe, form: Form) -> BuildPlan:
     config = checkpoint.config
     depths = {"image_encoder": config.clip.depth, "video_encoder": config.videomamba.depth, "decoder": config.decoder.layers}
     seconds = LAYER_SECONDS | ({"video_encoder": FUSED_LAYER_SECONDS} if form.scan == "fused" else {})
+    seconds = COREML_LAYER_SECONDS if form.half else seconds
     graphs = tuple(
-        _plan_graph(name, twin, assign(recipe, name, layers[name]), depths.get(name, 1), seconds.get(name, 0))
+        _plan_graph(name, twin, assign(recipe, name, layers[name]), depths.get(name, 1), seconds.get(name, 0), form)
         for name, twin in twins.items()
     )
     weights = 4 * sum(graph.parameters for graph in graphs)
@@ -118,14 +119,19 @@ def meta_twins(checkpoint: Checkpoint, form: Form) -> dict[str, nn.Module]:
         return {name: component.twin(model, form) for name, component in COMPONENTS.items()}
 
 
-def _plan_graph(name: str, twin: nn.Module, assignments: list[Assignment], layers: int, layer_seconds: float) -> GraphPlan:
+def _plan_graph(
+    name: str, twin: nn.Module, assignments: list[Assignment], layers: int, layer_seconds: float, form: Form
+) -> GraphPlan:
     parameters = sum(p.numel() for p in twin.parameters())
-    size = 4 * (parameters - sum(a.weights for a in assignments))
+    float_bytes = 2 if form.half and computes_half(assignments) else 4
+    size = float_bytes * (parameters - sum(a.weights for a in assignments))
     for a in assignments:
         groups = a.shape[0] * (a.shape[1] // a.scheme.group_size if a.scheme.group_size else 1)
-        size += a.weights * a.scheme.bits // 8 + groups * SCALE_BYTES.get(a.scheme.name, 0)
-    caches = sum(m.keys.numel() + m.values.numel() for m in twin.modules() if isinstance(m, CachedAttention))
-    size += 4 * (sum(math.prod(shape) for shape in derived_constants(twin)) - caches)  # tables are in the file, empty caches are not
+        scale_bytes = 2 if form.half else SCALE_BYTES.get(a.scheme.name, 0)
+        size += a.weights * a.scheme.bits // 8 + (groups * scale_bytes if a.scheme.quantized else 0)
+    caches = sum(b.numel() for n, b in twin.named_buffers() if n.rpartition(".")[2] in ("keys", "values"))
+    tables = sum(math.prod(shape) for shape in derived_constants(twin)) - caches  # tables are in the file, empty caches are not
+    size += float_bytes * tables
     size += GRAPH_BYTES + GRAPH_BYTES_PER_LAYER.get(name, 0) * layers
     seconds = TRACE_SECONDS + layer_seconds * layers + SECONDS_PER_GB * 4 * parameters / 1e9
     peak = int(BASE_BYTES + LOWERING_COPIES * 4 * parameters)

@@ -96,9 +96,11 @@ _TABLE: dict[str, dict[str, Tolerance]] = {
     },
 }
 
-_HALF = "float16 arithmetic and weights: {}"
+# Core ML computes in float16, so that quantized weights are nearly all of a graph's error: its rows are narrower than those above.
+_HALF = "float16 weights and arithmetic, each operation rounded: {}, on random weights, of the tiny and of the released size"
+_ROUNDED = "rounded weights in float16 arithmetic: {}, on random weights, of the tiny and of the released size"
 _COREML: dict[str, dict[str, Tolerance]] = {
-    stage: {"fp16": Tolerance("row", 0.05, 0.05, _HALF)} for stage in _TABLE
+    stage: {"fp16": Tolerance("row", 0.05, 0.05, _HALF.format("-"))} for stage in _TABLE
 }
 
 

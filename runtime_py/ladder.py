@@ -113,7 +113,7 @@ def _selection_errors(stages: Stages, reference: Reference) -> tuple[float, int]
 def _greedy_errors(stages: Stages, reference: Reference, truth: Tensor, metric: str, bound: float) -> tuple[float, int]:
     """(steps with another id than the reference's that no tie excuses, or with logits off their bound; steps that a tie excuses).
 
-    `truth` [steps + 1, samples] are the logits to hold the steps' against; the last row is of the tokens fed at once.
+    `truth` [rows, samples] are the logits to hold the steps' and what follows them against, as in `Stages.step_logits`.
     """
     logits = sample(stages.step_logits)
     wrong = [error(row, expected, metric) > bound for row, expected in zip(logits, truth)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from runtime_py.backends.base import GraphBackend
 if TYPE_CHECKING:
     from runtime_py.backends.eager import EagerBackend
 
+INTERPRETED = "interpreted"
+COMPUTE_UNITS = (INTERPRETED, "all", "cpu", "cpu-gpu", "cpu-ane")
 MAX_THREADS = 1024  # far beyond any machine that is meant; some thread pools crash on a number that is too large
 
 
@@ -28,8 +31,15 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda", help="a bundle runs on cpu (default: cpu)")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the eager model (default: fp32)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    add_compute_units_argument(parser)
     parser.add_argument("--verify", action="store_true", help="hash every file of the bundle again")
     add_weight_arguments(parser)
+
+
+def add_compute_units_argument(parser: argparse.ArgumentParser) -> None:
+    """`--compute-units`: what runs a Core ML bundle."""
+    text = "of a coreml bundle: interpreted (anywhere), or Core ML's units on macOS (default: all there, interpreted elsewhere)"
+    parser.add_argument("--compute-units", choices=COMPUTE_UNITS, help=text)
 
 
 def open_source(args: argparse.Namespace) -> tuple[GraphBackend, Path | None]:
@@ -47,9 +57,22 @@ def find_source(args: argparse.Namespace) -> tuple[Callable[[], GraphBackend], P
         _check_bundle_arguments(args)
         bundle = open_bundle(args.bundle, verify=args.verify)
         tokenizer_file = bundle.folder / "tokenizer.json" if "tokenizer.json" in bundle.manifest.files else None
-        return lambda: backend_of_bundle(bundle, args.threads, args.device), tokenizer_file
+        check_compute_units(bundle, args.compute_units)
+        return lambda: backend_of_bundle(bundle, args.threads, args.device, args.compute_units), tokenizer_file
+    if args.compute_units is not None:
+        raise BackendError("--compute-units is for coreml bundles: leave it out, a checkpoint is run by PyTorch")
     checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
     return lambda: backend_of_checkpoint(checkpoint, args.device, args.dtype, args.threads), checkpoint.tokenizer_file
+
+
+def check_compute_units(bundle: Bundle, units: str | None) -> None:
+    """Refuse, before anything is loaded, units that the bundle or the machine does not have."""
+    if units is None:
+        return
+    if bundle.manifest.target != "coreml":
+        raise BackendError(f"--compute-units {units}: {bundle.folder} is no coreml bundle; leave it out")
+    if units != INTERPRETED and sys.platform != "darwin":
+        raise BackendError(f"--compute-units {units} needs macOS: leave it out, and the packages are interpreted")
 
 
 def check_threads(threads: int | None) -> None:
@@ -71,14 +94,14 @@ def backend_of_bundle(bundle: Bundle, threads: int | None = None, device: str = 
     """The runtime of the bundle's target."""
     if device != "cpu":
         raise BackendError(f"--device {device}: a bundle runs on cpu; the eager model of a checkpoint runs on cuda")
-    if bundle.manifest.target == "executorch":
+    if bundle.manifest.target == "executorch" and bundle.manifest.decoder.interface == "internal":
         from runtime_py.backends.executorch import ExecutorchBackend
 
         return ExecutorchBackend(bundle, threads)
-    if bundle.manifest.target == "coreml":
+    if bundle.manifest.decoder.interface == "coreml_state":
         from runtime_py.backends.coreml import CoremlBackend
 
-        return CoremlBackend(bundle, threads, units)
+        return CoremlBackend(bundle, threads, units if bundle.manifest.target == "coreml" else INTERPRETED)
     raise BackendError(f"{bundle.folder}: this version runs executorch and coreml bundles, not {bundle.manifest.target} ones")
 
 

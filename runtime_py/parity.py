@@ -29,7 +29,15 @@ from export.tolerances import COARSENESS
 from runtime_py.dump import read_frames_array, read_ids_array
 from runtime_py.files import check_writable, replacing
 from runtime_py.ladder import climb, failure, table
-from runtime_py.load import backend_of_bundle, backend_of_checkpoint, check_threads, load_tokenizer
+from runtime_py.load import (
+    INTERPRETED,
+    add_compute_units_argument,
+    backend_of_bundle,
+    backend_of_checkpoint,
+    check_compute_units,
+    check_threads,
+    load_tokenizer,
+)
 from runtime_py.probe import make_probe
 from runtime_py.reference import Reference
 
@@ -43,9 +51,46 @@ def graph_schemes(manifest: Manifest) -> dict[str, str]:
     return schemes
 
 
-def climb_bundle(bundle: Bundle, reference: Reference, threads: int | None = None) -> tuple[StageParity, ...]:
-    """The ladder of a bundle's graphs, by the schemes that they really hold."""
-    return climb(backend_of_bundle(bundle, threads), reference, bundle.manifest.target, graph_schemes(bundle.manifest))
+def climb_bundle(
+    bundle: Bundle, reference: Reference, threads: int | None = None, units: str | None = None
+) -> dict[str, tuple[StageParity, ...]]:
+    """The ladder of a bundle's graphs, by the schemes that they really hold, for everything here that runs them, by its name.
+
+    A Core ML bundle is always interpreted, which a device's rounding cannot excuse, and on macOS Core ML runs it too.
+    """
+    ladders = {}
+    for chosen in _units(bundle, units):
+        backend = backend_of_bundle(bundle, threads, units=chosen)
+        ladders[backend.name] = climb(backend, reference, arithmetic(bundle.manifest), graph_schemes(bundle.manifest))
+        del backend
+        gc.collect()  # one set of weights at a time
+    return ladders
+
+
+def arithmetic(manifest: Manifest) -> str:
+    """Whose arithmetic the graphs are computed in, for the table of tolerances: a Core ML delegate's is Core ML's."""
+    return "coreml" if manifest.decoder.interface == "coreml_state" else manifest.target
+
+
+def _units(bundle: Bundle, units: str | None) -> list[str | None]:
+    if arithmetic(bundle.manifest) != "coreml":
+        return [None]
+    if bundle.manifest.target != "coreml":
+        return [INTERPRETED]
+    if sys.platform != "darwin":
+        return [INTERPRETED]
+    return list(dict.fromkeys([INTERPRETED, units or "all"]))
+
+
+def report(ladders: dict[str, tuple[StageParity, ...]]) -> str:
+    """The ladders as text, under the names of what ran the graphs."""
+    return "\n".join(f"{name}\n{table(ladder)}" for name, ladder in ladders.items())
+
+
+def first_failure(ladders: dict[str, tuple[StageParity, ...]]) -> str | None:
+    """One line on the first stage that fails; None where all pass."""
+    lines = (f"{name}: {why}" for name, ladder in ladders.items() if (why := failure(ladder)))
+    return next(lines, None)
 
 
 def reference_of(
@@ -86,12 +131,12 @@ def prove(
     if not verify:
         return reference.to_arrays(), ()
     progress.begin("parity: the bundle against the reference")
-    ladder = climb_bundle(bundle, reference)
-    progress.say(table(ladder))
-    if why := failure(ladder):
+    ladders = climb_bundle(bundle, reference)
+    progress.say(report(ladders))
+    if why := first_failure(ladders):
         raise ParityError(why)
     progress.end("parity: every stage is within its bound")
-    return reference.to_arrays(), ladder
+    return reference.to_arrays(), next(iter(ladders.values()))
 
 
 def stored_reference(bundle: Bundle) -> Reference:
@@ -110,6 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--frames", type=Path, metavar="F.npy", help="uint8 RGB frames [n, H, W, 3], with --checkpoint")
     parser.add_argument("--ids", type=Path, metavar="I.npy", help="int64 prompt ids with the -200 placeholder, with --checkpoint")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
+    add_compute_units_argument(parser)
     parser.add_argument("--verify", action="store_true", help="hash every file of the bundle again")
     parser.add_argument("--json", type=Path, metavar="F", help="write the ladder as JSON")
     add_weight_arguments(parser)
@@ -124,6 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     frames = read_frames_array(args.frames) if args.frames else None
     ids = np.array(read_ids_array(args.ids)) if args.ids else None
     bundle = open_bundle(args.bundle, verify=args.verify)
+    check_compute_units(bundle, args.compute_units)
     if args.checkpoint is None:
         reference = stored_reference(bundle)
     else:
@@ -133,12 +180,13 @@ def main(argv: list[str] | None = None) -> None:
         if checkpoint.fingerprint() != bundle.manifest.checkpoint_fingerprint:
             print(f"note: {checkpoint.name} holds other weights than the checkpoint that this bundle was built from", file=sys.stderr)
         reference = reference_of(checkpoint, frames, ids, max_context=bundle.manifest.decoder.max_context, threads=args.threads)
-    ladder = climb_bundle(bundle, reference, args.threads)
-    print(table(ladder))
+    ladders = climb_bundle(bundle, reference, args.threads, args.compute_units)
+    print(report(ladders))
     if args.json:
+        rungs = [dataclasses.asdict(rung) | {"backend": name} for name, ladder in ladders.items() for rung in ladder]
         with replacing(args.json) as file:
-            file.write((json.dumps([dataclasses.asdict(rung) for rung in ladder], indent=1) + "\n").encode())
-    if why := failure(ladder):
+            file.write((json.dumps(rungs, indent=1) + "\n").encode())
+    if why := first_failure(ladders):
         raise ParityError(f"{bundle.folder}: {why}")
 
 

@@ -31,7 +31,7 @@ class Reference:
     stages: dict[str, Tensor]
     top_ids: Tensor  # int64 [steps, TOP_IDS]
     top_logits: Tensor  # [steps, TOP_IDS]
-    logits: Tensor  # [steps + 1, at most SAMPLED_LOGITS]; the last row is of the steps' tokens fed at once
+    logits: Tensor  # [rows, at most SAMPLED_LOGITS]: a sample of all `Stages.step_logits`
     rounded_last_logits: Tensor | None = None  # [V]
     rounded_logits: Tensor | None = None  # as `logits`
 

@@ -36,6 +36,7 @@ STAGES = (
     "greedy_ids",
 )
 GREEDY_STEPS = 24  # decoded in parity and dump
+SHORT = (65, 3)  # tokens of beginnings that are prefilled alone: more than one question's, and few
 
 Record = Callable[[str, Tensor], Tensor]
 
@@ -120,8 +121,9 @@ def check_fits(backend: GraphBackend, position: int, new: int) -> None:
 class Stages:
     """Every stage as float32 (ids: int64) on the CPU, in the shapes of the golden files.
 
-    `step_logits` holds the logits [V] of each greedy step, and last those of the same tokens fed at once behind the prompt, as a
-    second question would be: they equal the last step's.
+    `step_logits` holds the logits [V] of each greedy step; those of the same tokens fed at once behind the prompt, as a second
+    question would be, which equal the last step's; and those of short beginnings of the prompt (SHORT), each alone in the cache, the
+    last with one more token decoded. Among thousands of tokens a wrong mask hides, among three it does not.
     """
 
     values: dict[str, Tensor]
@@ -168,8 +170,10 @@ def greedy_logits(backend: GraphBackend, embeds: Tensor, steps: int, forced: Ten
         fed.append(int(forced[step]) if forced is not None else int(step_logits[-1].argmax()))
         logits = backend.decode(embed(backend, fed[-1:]), embeds.shape[0] + step)
         step_logits.append(logits.float().cpu())
-    at_once = backend.decode(embed(backend, fed), embeds.shape[0]) if fed else logits
-    return [*step_logits, at_once.float().cpu()]
+    rest = [backend.decode(embed(backend, fed), embeds.shape[0]) if fed else logits]
+    rest += [backend.decode(embeds[:tokens], 0) for tokens in SHORT]
+    rest.append(backend.decode(embeds[SHORT[-1] : SHORT[-1] + 1], SHORT[-1]))
+    return [*step_logits, *(logits.float().cpu() for logits in rest)]
 
 
 def _golden(name: str, value: Tensor, config: ModelConfig) -> Tensor:

@@ -36,7 +36,8 @@ def _build_once(tmp_path_factory: pytest.TempPathFactory, name: str, arguments: 
     out = shared / "bundles" / name
     with FileLock(shared / f"{name}.lock"):
         if not out.exists():
-            assert main(["--target", "executorch", "--out", str(out), *arguments]) == 0
+            target = [] if "--target" in arguments else ["--target", "executorch"]
+            assert main([*target, "--out", str(out), *arguments]) == 0
     return out
 
 
@@ -61,3 +62,27 @@ def tiny_fused_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint:
         no_tool(f"a fused bundle can neither be checked nor run here: {why}")
     arguments = ["--checkpoint", str(tiny_checkpoint), "--recipe", "fp32", "--kernels", "fused"]
     return _build_once(tmp_path_factory, "tiny-fused", arguments)
+
+
+def _coreml(checkpoint: Path, recipe: str) -> list[str]:
+    """A short context, for the interpreter's sake: it computes attention over every slot of the cache."""
+    return ["--target", "coreml", "--checkpoint", str(checkpoint), "--recipe", recipe, "--max-context", "2700"]
+
+
+@pytest.fixture(scope="session")
+def tiny_coreml_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The tiny checkpoint for Core ML in fp16. Read it only."""
+    return _build_once(tmp_path_factory, "tiny-coreml", _coreml(tiny_checkpoint, "fp16"))
+
+
+@pytest.fixture(scope="session")
+def tiny_coreml_int4_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The tiny checkpoint for Core ML in int4. Read it only."""
+    return _build_once(tmp_path_factory, "tiny-coreml-int4", _coreml(tiny_checkpoint, "int4"))
+
+
+@pytest.fixture(scope="session")
+def tiny_delegate_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """The tiny checkpoint in int4 as ExecuTorch programs with Core ML delegates. Read it only."""
+    arguments = _coreml(tiny_checkpoint, "int4")
+    return _build_once(tmp_path_factory, "tiny-delegate", ["--target", "executorch", "--delegate", "coreml", *arguments[2:]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -54,6 +54,9 @@ class Backend(Protocol):
 
     def round_weights(self, module: nn.Module, assignments: list[Assignment]) -> None:
         """Replace the assigned linears' weights in `module`, in place, by the float values of what `lower` would store."""
+
+    def describe(self, path: Path, signature: Signature, about: Mapping[str, str]) -> None:
+        """Put descriptions of inputs and outputs, and facts `about` the model, into a written artifact that has a place for them."""
 
     def read(self, path: Path) -> Artifact:
         """Read a written artifact back."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,16 @@ from torch import Tensor, nn
 
 from export.backends.base import Artifact
 from export.backends.coreml_frontend import blockwise_dequantize, install
-from export.backends.mlpackage import check_weights, read_package
+from export.backends.mlpackage import check_weights, describe_package, read_package
 from export.components import Form, Signature
 from export.components.stateful_decoder import CHUNKS, StatefulDecoder, function_name, slots
 from export.errors import BackendError
 from export.manifest import TensorSpec
-from export.quant.apply import Assignment
+from export.quant.apply import Assignment, computes_half
 from export.quant.recipe import LINEAR, Recipe
 from export.quant.rounding import dequantize, quantize
 from export.quiet import quiet
 
-PACKAGES = ("coremltools", "torch")
 DEPLOYMENTS = ("iOS18", "iOS26")
 DTYPES = {"float32": np.float32, "int32": np.int32}
 
@@ -43,6 +42,9 @@ class CoremlBackend:
     suffix = ".mlpackage"
     decoder_interface = "coreml_state"
     kernels = "stock"
+    packages = ("coremltools", "torch")
+    extra = "coreml"  # of pyproject.toml, which has the packages
+    functions = {function_name(tokens): tokens for tokens in CHUNKS}
 
     def __init__(self, deployment: str = "iOS18"):
         self.deployment = deployment
@@ -51,9 +53,9 @@ class CoremlBackend:
         return Form(max_context, scan="unrolled", decoder=self.decoder_interface, half=True, index_dtype="int32")
 
     def check(self, recipe: Recipe, verify: bool) -> None:
-        for package in PACKAGES:
+        for package in self.packages:
             if importlib.util.find_spec(package) is None:
-                raise BackendError(f"--target coreml needs the package {package}: pip install -e '.[coreml]'")
+                raise BackendError(f"Core ML packages need the package {package}: pip install -e '.[{self.extra}]'")
 
     def activations(self, scheme: str) -> str:
         return "float32" if scheme == "fp32" else "float16"
@@ -78,6 +80,9 @@ class CoremlBackend:
                     layer = module.get_submodule(assignment.layer)
                     layer.weight.copy_(dequantize(*quantize(layer.weight, assignment.scheme, dtype)))
 
+    def describe(self, path: Path, signature: Signature, about: Mapping[str, str]) -> None:
+        describe_package(path, signature, about)
+
     def read(self, path: Path) -> Artifact:
         return read_package(path)
 
@@ -86,7 +91,7 @@ class CoremlBackend:
 
     def decoder_details(self, form: Form) -> dict:
         return {
-            "functions": [{"name": function_name(tokens), "tokens": tokens} for tokens in CHUNKS],
+            "functions": [{"name": name, "tokens": tokens} for name, tokens in self.functions.items()],
             "slots": slots(form.max_context),
             "next": "the function with the fewest tokens that takes all that are left, or else the one with most; "
             "position + tokens must not pass slots",
@@ -96,7 +101,7 @@ class CoremlBackend:
         }
 
     def versions(self) -> dict[str, str]:
-        return {package: importlib.metadata.version(package) for package in PACKAGES}
+        return {package: importlib.metadata.version(package) for package in self.packages}
 
     def _convert_functions(self, twin: StatefulDecoder, signature: Signature, half: bool, out: Path) -> None:
         """Each function to a package of its own, one after the other for the memory's sake, then all into `out`."""
@@ -105,12 +110,12 @@ class CoremlBackend:
         embeds, position, last = signature.inputs
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".functions-") as folder:
             functions = ct.utils.MultiFunctionDescriptor()
-            for tokens in CHUNKS:
+            for name, tokens in self.functions.items():
                 fixed = TensorSpec(embeds.name, (tokens, embeds.shape[1]), embeds.dtype, embeds.description)
                 inputs = (fixed, position) if tokens == 1 else (fixed, position, last)
-                part = Path(folder) / f"{function_name(tokens)}.mlpackage"
+                part = Path(folder) / f"{name}.mlpackage"
                 self._convert(twin, Signature(inputs, signature.outputs), half).save(str(part))
-                functions.add_function(str(part), src_function_name="main", target_function_name=function_name(tokens))
+                functions.add_function(str(part), src_function_name="main", target_function_name=name)
             functions.default_function_name = function_name(1)
             ct.utils.save_multifunction(functions, str(out))
 
@@ -118,7 +123,7 @@ class CoremlBackend:
         """The Core ML model of a twin with the inputs and outputs that `signature` declares."""
         import coremltools as ct
 
-        entry = _Entry(twin, half)
+        entry = Entry(twin, signature, half)
         shapes = signature.dynamic_shapes()
         exported = torch.export.export(
             entry, signature.example_inputs(), dynamic_shapes=shapes and (shapes,), strict=False
@@ -139,16 +144,16 @@ class CoremlBackend:
         )
 
 
-class _Entry(nn.Module):
-    """A twin behind the float32 inputs and outputs that all targets share."""
+class Entry(nn.Module):
+    """A twin behind the float32 inputs and outputs that all targets share. Pixels are normalised before a twin rounds them itself."""
 
-    def __init__(self, twin: nn.Module, half: bool):
+    def __init__(self, twin: nn.Module, signature: Signature, half: bool):
         super().__init__()
         self.twin = twin
-        self.half_inputs = half
+        self.rounded = [half and spec.dtype == "float32" and spec.name != "pixels" for spec in signature.inputs]
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.twin(*(x.half() if self.half_inputs and x.is_floating_point() else x for x in inputs)).float()
+        return self.twin(*(x.half() if rounded else x for x, rounded in zip(inputs, self.rounded))).float()
 
 
 class CompressedLinear(nn.Module):
@@ -187,8 +192,3 @@ def compress(twin: nn.Module, assignments: list[Assignment], dtype: torch.dtype)
             layer = twin.get_submodule(assignment.layer)
             compressed = CompressedLinear if assignment.kind == LINEAR else CompressedEmbedding
             setattr(twin.get_submodule(parent), leaf, compressed(layer, assignment, dtype))
-
-
-def computes_half(assignments: list[Assignment]) -> bool:
-    """Whether a graph is computed in float16: not where the recipe keeps a weight in float32, nor where there is none (scores)."""
-    return bool(assignments) and all(assignment.scheme.name != "fp32" for assignment in assignments)

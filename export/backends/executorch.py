@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,9 @@ class ExecutorchBackend:
                 if assignment.kind == LINEAR and assignment.scheme.quantized:
                     layer = module.get_submodule(assignment.layer)
                     layer.weight = nn.Parameter(layer.weight.dequantize(), requires_grad=False)
+
+    def describe(self, path: Path, signature: Signature, about: Mapping[str, str]) -> None:
+        """A program has no place for descriptions: the manifest holds them."""
 
     def read(self, path: Path) -> Artifact:
         return read_pte(path)

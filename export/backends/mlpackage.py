@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from export.backends.base import Artifact
+from export.components import Signature
 from export.errors import BackendError, RecipeError
 from export.mlpackage import DTYPES, Package, StateType, TensorType
 from export.mlpackage.dtypes import STRING, to_carrier
@@ -25,7 +26,7 @@ from export.mlpackage.types import decode_type
 from export.quant.apply import Assignment
 from export.quant.coverage import StoredWeight
 from export.quant.recipe import SCHEMES
-from export.quant.rounding import dequantize
+from export.quant.rounding import dequantize, least_scale
 
 COMPRESSED = "constexpr_blockwise_shift_scale"
 FLOATS = {"fp32": 2**-24, "fp16": 2**-11}  # element type -> largest relative rounding of a value that it stores
@@ -64,6 +65,24 @@ def read_package(path: Path) -> Artifact:
         arena_bytes=activations + states,
         packed_bytes=0,
     )
+
+
+def describe_package(path: Path, signature: Signature, about: Mapping[str, str]) -> None:
+    """Write descriptions of inputs, outputs and states, and `about` (description, version, license, and any others), into a package."""
+    package = Package.open(path)
+    specs = {spec.name: spec.description for spec in (*signature.inputs, *signature.outputs)}
+    description = package.model.description
+    for owner in (description, *description.functions):
+        for feature in (*owner.input, *owner.output):
+            feature.shortDescription = specs.get(feature.name, "")
+        for state in owner.state:
+            state.shortDescription = "key/value cache, zeros at first"
+    metadata = description.metadata
+    metadata.shortDescription, metadata.versionString = about["description"], about["version"]
+    metadata.license = about["license"]
+    for key in sorted(set(about) - {"description", "version", "license"}):
+        metadata.userDefined[key] = about[key]
+    package.model_file.write_bytes(package.model.SerializeToString())
 
 
 def block(function: Any) -> Any:
@@ -183,7 +202,11 @@ def check_weights(path: Path, twin: nn.Module, assignments: list[Assignment]) ->
         scheme = schemes.get(name)
         kinds = (scheme.name,) if scheme is not None and scheme.quantized else tuple(FLOATS)
         candidates = [c for c in (*unclaimed, *claimed) if c.scheme in kinds and _could_hold(c.shape, tuple(weight.shape))]
-        constant = next((c for c in candidates if _holds(package, c, weight)), None)
+        if scheme is not None and scheme.quantized:
+            needed = least_scale(weight, scheme)
+            constant = next((c for c in candidates if _holds_compressed(package, c, weight, needed)), None)
+        else:
+            constant = next((c for c in candidates if _holds(package, c, weight)), None)
         if constant is None:
             found = f"none of the {len(candidates)} constants of its size comes close" if candidates else "no constant has its size"
             line = f"{path.stem}: the weight {name} is not in the package as {' or '.join(kinds)}: {found}"
@@ -207,18 +230,29 @@ def sources(twin: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _holds(package: Package, constant: Constant, weight: Tensor) -> bool:
-    """Whether a constant is this weight, rounded as its scheme rounds; a matrix may be stored transposed."""
+    """Whether a float constant is this weight, rounded."""
     _, data = package.values.tensor(constant.data)
-    if constant.scale is None:
-        stored = to_carrier(data, DTYPES[constant.scheme])
-        bound = FLOATS[constant.scheme] * weight.abs() * SLACK + (SMALLEST_HALF if constant.scheme == "fp16" else 0)
-    else:
-        _, scale = package.values.tensor(constant.scale)
-        scales = torch.from_numpy(scale.astype(np.float32))
-        stored = dequantize(torch.from_numpy(np.ascontiguousarray(data)), scales)
-        bound = (scales * (SLACK / 2))[..., None].expand(*scales.shape, weight.shape[1] // scales.shape[1]).reshape(weight.shape)
-    stored, weight, bound = stored.squeeze(), weight.squeeze(), bound.squeeze()
+
+    def bound(values: Tensor) -> Tensor:
+        return FLOATS[constant.scheme] * values.abs() * SLACK + (SMALLEST_HALF if constant.scheme == "fp16" else 0)
+
+    stored, weight = to_carrier(data.reshape(-1)[[0, -1]], DTYPES[constant.scheme]), weight.squeeze()
+    corners = weight.reshape(-1)[[0, -1]]  # whichever way the axes stand, the first and the last value stay so
+    if not bool(((stored - corners).abs() <= bound(corners)).all()):
+        return False
+    stored = to_carrier(data, DTYPES[constant.scheme]).squeeze()
     if stored.ndim > weight.ndim:  # a vector for every row
-        return bool(((stored - weight).abs() <= bound).all())
+        return bool(((stored - weight).abs() <= bound(weight)).all())
     orders = (stored.permute(order) for order in itertools.permutations(range(stored.ndim)))
-    return any(bool(((turned - weight).abs() <= bound).all()) for turned in orders if turned.shape == weight.shape)
+    return any(bool(((turned - weight).abs() <= bound(weight)).all()) for turned in orders if turned.shape == weight.shape)
+
+
+def _holds_compressed(package: Package, constant: Constant, weight: Tensor, needed: Tensor) -> bool:
+    """The same of integers [O, I] with scales [O, groups], none of which may be larger than is `needed`."""
+    scale = torch.from_numpy(package.values.tensor(constant.scale)[1].astype(np.float32))
+    rows, groups = scale.shape
+    if not bool((scale <= needed * SLACK).all()):
+        return False
+    _, data = package.values.tensor(constant.data)
+    bound = (scale * (SLACK / 2))[..., None].expand(rows, groups, weight.shape[1] // groups).reshape(weight.shape)
+    return bool(((dequantize(torch.from_numpy(np.ascontiguousarray(data)), scale) - weight).abs() <= bound).all())

@@ -6,6 +6,7 @@ the constants that both refer to.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -18,7 +19,7 @@ from export.errors import NO_SPACE, BundleError
 from export.quant.coverage import StoredWeight
 from export.quiet import quiet
 
-XNNPACK = "XnnpackBackend"
+XNNPACK, COREML = "XnnpackBackend", "CoreMLBackend"
 SCHEME_OF = {  # XNNPACK's datatype of a constant -> our scheme
     "xnn_datatype_fp32": "fp32",
     "xnn_datatype_fp16": "fp16",
@@ -130,3 +131,38 @@ def _with_row_scales(weights: list[StoredWeight]) -> list[StoredWeight]:
             merged.remove(scales)
             merged[merged.index(table)] = StoredWeight(table.scheme, table.shape, table.bytes + scales.bytes)
     return merged
+
+
+@dataclasses.dataclass(frozen=True)
+class CoremlDelegate:
+    """The Core ML package inside a program, and its names for the program's inputs and outputs, in their order."""
+
+    package: Path
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def unpack_coreml(path: Path, folder: Path) -> CoremlDelegate:
+    """Unpack the one Core ML delegate of a program into `folder`.
+
+    Raises:
+        BundleError: the file is no program, or Core ML runs less than all of it.
+    """
+    with quiet():
+        from executorch.backends.apple.coreml import executorchcoreml
+        from executorch.exir._serialize._program import deserialize_pte_binary
+    try:
+        pte = deserialize_pte_binary(path.read_bytes())
+        plan = pte.program.execution_plan[0]
+        blobs = [pte.program.backend_delegate_data[d.processed.index].data for d in plan.delegates if d.id == COREML]
+        calls = sum(type(i.instr_args).__name__ == "KernelCall" for chain in plan.chains for i in chain.instructions)
+        if len(blobs) == 1 and calls == 0:
+            executorchcoreml.unflatten_directory_contents(bytes(blobs[0]), str(folder))
+            metadata = json.loads((folder / "lowered_module" / "metadata.json").read_text())
+            names = (tuple(metadata["inputNames"]), tuple(metadata["outputNames"]))
+            return CoremlDelegate(folder / "lowered_module" / "model.mlpackage", *names)
+    except Exception as error:  # as in `read_pte`
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise
+        raise BundleError(f"{path.name} is no ExecuTorch program that this version reads: build the bundle again") from error
+    raise BundleError(f"{path.name}: Core ML runs less than all of it ({len(blobs)} delegates, {calls} operators outside)")

@@ -54,6 +54,7 @@ class Form:
     decoder: str = "internal"
     half: bool = False
     index_dtype: str = "int64"
+    least_tokens: int = 1  # that a graph with a dynamic axis takes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,11 +35,13 @@ class RMSNormInRange(nn.Module):
     def __init__(self, norm: RMSNorm):
         super().__init__()
         self.weight = norm.weight
-        # A tensor, since a number over a tensor becomes Core ML's `inverse`, which adds 1e-4 to what it divides by.
+        # Tensors, since a number over a tensor becomes Core ML's `inverse`, which adds 1e-4 to what it divides by, and a clamp
+        # from below one that also clamps to the largest float32, which float16 cannot hold.
         self.register_buffer("root_eps", torch.full((1, 1), norm.eps**0.5), persistent=False)
+        self.register_buffer("smallest", torch.full((1, 1), SMALLEST), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        largest = torch.clamp(torch.amax(torch.abs(x), dim=-1, keepdim=True), min=SMALLEST)  # [T, 1]
+        largest = torch.maximum(torch.amax(torch.abs(x), dim=-1, keepdim=True), self.smallest)  # [T, 1]
         y, eps = x / largest, self.root_eps / largest
         return y * torch.rsqrt(torch.mean(y * y, dim=-1, keepdim=True) + eps * eps) * self.weight
 

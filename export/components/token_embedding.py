@@ -37,7 +37,7 @@ class Int8Embedding(nn.Module):
 def signature(config: ModelConfig, form: Form) -> Signature:
     ids = TensorSpec("ids", ("tokens",), form.index_dtype, "token ids")
     embeds = TensorSpec("embeds", ("tokens", config.decoder.width), "float32", "token embeddings")
-    return Signature((ids,), (embeds,), (DynamicAxis("tokens", 1, form.max_context),))
+    return Signature((ids,), (embeds,), (DynamicAxis("tokens", form.least_tokens, form.max_context),))
 
 
 def twin(model: MobileVideoGPT, form: Form) -> nn.Module:

@@ -131,5 +131,5 @@ def _elements(data: np.ndarray, dtype: DType, count: int) -> np.ndarray:
         bits = np.unpackbits(data, bitorder="little")[: count * dtype.bits].reshape(count, dtype.bits)
         elements = (bits << np.arange(dtype.bits, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
     if dtype.signed:
-        elements = np.where(elements >= 8, elements.astype(np.int8) - 16, elements.astype(np.int8)).astype(np.int8)
+        elements = (elements ^ 8).view(np.int8) - np.int8(8)  # two's complement of 4 bits: there is no other signed type below 8
     return elements

@@ -63,3 +63,8 @@ def check_rules(recipe: Recipe, layers: dict[str, list[tuple[str, str, tuple[int
         if not rule.optional and rule not in used:
             named = f"{rule.component}/{rule.layers} -> {rule.scheme}"
             raise RecipeError(f"recipe {recipe.name}: the rule {named} matches no {rule.kind} layer")
+
+
+def computes_half(assignments: list[Assignment]) -> bool:
+    """Whether a target that has float16 arithmetic uses it in a graph: not with a weight in float32, nor without any (scores)."""
+    return bool(assignments) and all(assignment.scheme.name != "fp32" for assignment in assignments)

@@ -17,13 +17,19 @@ def quantize(weight: Tensor, scheme: Scheme, scale_dtype: torch.dtype) -> tuple[
     the ExecuTorch target, and is rounded up to `scale_dtype` first: the integers fit the scale that is stored, and no weight moves by
     more than half of it.
     """
+    scale = least_scale(weight, scheme)
+    scale = (scale * (1 + torch.finfo(scale_dtype).eps / 2)).to(scale_dtype)
+    rows, groups = scale.shape
+    half = 2 ** (scheme.bits - 1)
+    integers = torch.clamp(torch.round(weight.float().reshape(rows, groups, -1) / scale.float()[..., None]), -half, half - 1)
+    return integers.to(torch.int8).reshape(weight.shape), scale
+
+
+def least_scale(weight: Tensor, scheme: Scheme) -> Tensor:
+    """The smallest scales [O, I / group], float32, with which no weight [O, I] moves by more than half of one."""
     rows, columns = weight.shape
-    grouped = weight.float().reshape(rows, -1, scheme.group_size or columns)  # [O, groups, I / groups]
-    half_span = (2**scheme.bits - 1) / 2
-    scale = (grouped.abs().amax(dim=-1, keepdim=True) / half_span).clamp(min=LEAST_SCALE)
-    scale = (scale * (1 + torch.finfo(scale_dtype).eps / 2)).to(scale_dtype).float()
-    integers = torch.clamp(torch.round(grouped / scale), -(2 ** (scheme.bits - 1)), 2 ** (scheme.bits - 1) - 1)
-    return integers.to(torch.int8).reshape(rows, columns), scale[..., 0].to(scale_dtype)
+    largest = weight.float().reshape(rows, columns // (scheme.group_size or columns), -1).abs().amax(dim=-1)
+    return (largest / ((2**scheme.bits - 1) / 2)).clamp(min=LEAST_SCALE)
 
 
 def dequantize(integers: Tensor, scale: Tensor) -> Tensor:

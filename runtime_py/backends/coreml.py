@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import sys
+import tempfile
 from collections.abc import Mapping
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -20,9 +22,12 @@ from export.bundle import Bundle
 from export.errors import BackendError, BundleError, one_line
 from export.manifest import TensorSpec
 from export.quiet import quiet
+from runtime_py.load import INTERPRETED
 
-INTERPRETED = "interpreted"
-COMPUTE_UNITS = {"all": "ALL", "cpu": "CPU_ONLY", "cpu-gpu": "CPU_AND_GPU", "cpu-ane": "CPU_AND_NE"}  # option -> coremltools' name
+if TYPE_CHECKING:
+    from export.backends.pte import CoremlDelegate
+
+UNITS = {"all": "ALL", "cpu": "CPU_ONLY", "cpu-gpu": "CPU_AND_GPU", "cpu-ane": "CPU_AND_NE"}  # option -> coremltools' name
 MAIN = "main"
 
 
@@ -40,7 +45,7 @@ class CoremlBackend:
     """The graphs of a bundle built with `--target coreml`.
 
     Args:
-        units: "interpreted", or a key of COMPUTE_UNITS for Core ML itself, which needs macOS; None: Core ML where it is there.
+        units: "interpreted", or a key of UNITS for Core ML itself, which needs macOS; None: Core ML where it is there.
     """
 
     device = "cpu"
@@ -56,12 +61,18 @@ class CoremlBackend:
         self.config = bundle.manifest.config()
         self.max_context = bundle.manifest.decoder.max_context
         self._functions, self._slots = _functions(bundle)
-        self._engine: Engine = InterpreterEngine(bundle) if units == INTERPRETED else CoremlEngine(bundle, units)
+        if bundle.manifest.target == "executorch":
+            self._engine: Engine = DelegateEngine(bundle)
+        else:
+            self._engine = InterpreterEngine(bundle) if units == INTERPRETED else CoremlEngine(bundle, units)
 
     def run(self, graph: str, *inputs: Tensor) -> Tensor:
         entry = self.bundle.manifest.graphs[graph]
-        arrays = {spec.name: _array(x, spec) for spec, x in zip(entry.inputs, inputs)}
-        return self._call(graph, MAIN, arrays)
+        least = entry.dynamic_axes[0].minimum if entry.dynamic_axes else 0
+        if inputs[0].shape[0] < least:  # padded up to what the graph takes, and cut again
+            padded = torch.nn.functional.pad(inputs[0], (0, least - inputs[0].shape[0]))
+            return self.run(graph, padded)[: inputs[0].shape[0]]
+        return self._call(graph, MAIN, {spec.name: _array(x, spec) for spec, x in zip(entry.inputs, inputs)})
 
     def decode(self, embeds: Tensor, position: int) -> Tensor:
         """The prompt [T, D] in as many calls as the functions' sizes make it; the last call's logits."""
@@ -130,6 +141,33 @@ class InterpreterEngine:
         return program.run(inputs, function, self._state if graph == "decoder" else None)
 
 
+class DelegateEngine(InterpreterEngine):
+    """The same of the Core ML packages inside ExecuTorch programs, whose inputs and outputs have names of their own."""
+
+    def __init__(self, bundle: Bundle):
+        super().__init__(bundle)
+        self._folder = tempfile.TemporaryDirectory(prefix="delegates-")  # goes with the engine
+        self._names: dict[str, CoremlDelegate] = {}
+
+    def load(self, graph: str) -> None:
+        from export.backends.pte import unpack_coreml
+        from runtime_py.mil import Program
+
+        if graph not in self._programs:
+            folder = Path(self._folder.name) / graph
+            folder.mkdir()
+            self._names[graph] = unpack_coreml(self._bundle.graph_path(graph), folder)
+            self._programs[graph] = Program.load(self._names[graph].package)
+
+    def run(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.load(graph)
+        names = self._names[graph]
+        entry = self._bundle.manifest.graphs[graph]
+        arrays = {inside: inputs[spec.name] for inside, spec in zip(names.inputs, entry.inputs)}
+        results = super().run(graph, MAIN, arrays)
+        return {spec.name: results[inside] for inside, spec in zip(names.outputs, entry.outputs)}
+
+
 class CoremlEngine:
     """Core ML, through coremltools; macOS only. One model per function, all over the state that the first of them made."""
 
@@ -137,7 +175,7 @@ class CoremlEngine:
         if sys.platform != "darwin":
             raise BackendError(f"--compute-units {units} needs macOS: leave it out, and the packages are interpreted")
         self._bundle = bundle
-        self._units = COMPUTE_UNITS[units]
+        self._units = UNITS[units]
         self._models: dict[tuple[str, str], Any] = {}
         self._state: Any = None
 

@@ -24,7 +24,8 @@ class State:
         self.values: dict[str, torch.Tensor] = {}
         for name, type in types.items():
             try:
-                self.values[name] = torch.zeros([d or 1 for d in type.wrapped.shape or ()], dtype=DTYPES[type.wrapped.dtype].carrier)
+                zero = torch.zeros((), dtype=DTYPES[type.wrapped.dtype].carrier)
+                self.values[name] = zero.expand([d or 1 for d in type.wrapped.shape or ()])
             except (RuntimeError, KeyError) as error:
                 raise PackageError(f"the state {name!r}, which is {type.wrapped}, cannot be made: {one_line(error)}") from None
 

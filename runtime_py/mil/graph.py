@@ -117,6 +117,9 @@ class Loader:
             key = proto.SerializeToString()
         if key in self._constants:
             return self._constants[key]
+        if proto.type.WhichOneof("type") == "listType":  # the classes of a classifier
+            parts = [self.value(part) for part in proto.immediateValue.list.values]
+            return self.constant(key, decode_type(proto.type), lambda: tuple(part.get() for part in parts))
         type, array = self.package.values.tensor(proto)  # a blob is mapped here, and read when it is computed with
         if type.dtype == STRING:
             value = str(array.item()) if array.ndim == 0 else array

@@ -39,6 +39,8 @@ class Program:
             BackendError: coremltools, which describes the protobuf, is not installed.
         """
         package = Package.open(path)
+        if not package.program.functions:
+            raise PackageError(f"{package.path} has no function: the file is damaged, copy or build the package again")
         loader = Loader(package)
         return cls(package, {name: loader.function(name, proto) for name, proto in sorted(package.program.functions.items())})
 
@@ -118,5 +120,5 @@ def _take(array: np.ndarray, name: str, type: ValueType, function: str, feature:
 def _give(value: Any, type: ValueType) -> Any:
     """A carrier as the array that a host sees."""
     if isinstance(value, torch.Tensor) and isinstance(type, TensorType):
-        return from_carrier(value, DTYPES[type.dtype])
+        return np.array(from_carrier(value, DTYPES[type.dtype]))  # a copy: it may be a constant, or a state
     return value

@@ -24,6 +24,7 @@ Ints = list[int]  # the kinds beside Tensor, int, float, bool and str: flat Pyth
 Floats = list[float]
 Bools = list[bool]
 Strings = list[str]
+Scalar = int | float | bool
 Tensors = Sequence[torch.Tensor]  # a parameter that takes any number of tensors (`values` of concat)
 TensorList = tuple[torch.Tensor, ...]  # MIL's list type
 

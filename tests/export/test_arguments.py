@@ -7,10 +7,8 @@ from export.checkpoint import Checkpoint
 from runtime_py import bench, chat, dump, parity
 
 NOT_YET = {
-    "--deployment": ["iOS18"],
     "--min-accuracy": ["0.9"],
     "--max-kl": ["0.1"],
-    "--delegate": ["coreml"],
 }
 
 
@@ -27,6 +25,19 @@ def test_an_option_that_is_not_built_yet_says_so_and_is_not_ignored(option, monk
     monkeypatch.setattr("export.checkpoint.open_checkpoint", lambda *_: pytest.fail("the checkpoint was opened"))
     line = refused(build.main, capsys, "--target", "executorch", option, *NOT_YET[option], "--dry-run")
     assert option in line and "not part of this version" in line and "leave it out" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--target", "executorch", "--deployment", "iOS18"],
+        ["--target", "coreml", "--kernels", "fused"],
+        ["--target", "coreml", "--delegate", "coreml"],
+    ],
+)
+def test_an_option_of_another_target_is_refused(arguments, monkeypatch, capsys):
+    monkeypatch.setattr("export.checkpoint.open_checkpoint", lambda *_: pytest.fail("the checkpoint was opened"))
+    assert "leave" in refused(build.main, capsys, *arguments, "--dry-run")
 
 
 @pytest.mark.parametrize("option, value", [("--deployment", "iOS12"), ("--min-accuracy", "high"), ("--max-kl", "low")])

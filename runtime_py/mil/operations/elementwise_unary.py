@@ -9,9 +9,8 @@ from torch import Tensor
 
 from export.errors import PackageError
 from runtime_py.mil.evaluate import Call
-from runtime_py.mil.registry import operation
+from runtime_py.mil.registry import Scalar, operation
 
-Scalar = int | float
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "acos": torch.acos,
     "asin": torch.asin,

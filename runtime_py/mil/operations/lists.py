@@ -28,8 +28,8 @@ def make_list(
     """`elem_shape`: sizes; a text is the name of a size that is known when the first element is written."""
     element = _element(call)
     sizes = [None if isinstance(size, str) else int(size.item()) for size in elem_shape]
-    if element.dtype != dtype or element.shape is None or len(element.shape) != len(sizes):
-        raise PackageError(f"makes a list of {dtype} elements with {len(sizes)} sizes, and its output is declared as {call.outputs[0]}")
+    if element.dtype != dtype or element.shape != tuple(sizes):
+        raise PackageError(f"makes a list of {TensorType(dtype, tuple(sizes))}, and its output is declared as {call.outputs[0]}")
     made = _grown((), init_length, _zeros(element))
     return (made if dynamic_length else FixedList(made),)
 
@@ -79,7 +79,7 @@ def _zeros(element: TensorType) -> Tensor | None:
     """What stands in a list before it is written; None where the shape of its elements is not known."""
     if element.shape is None or None in element.shape:
         return None
-    return torch.zeros(element.shape, dtype=DTYPES[element.dtype].carrier)
+    return torch.zeros((), dtype=DTYPES[element.dtype].carrier).expand(element.shape)
 
 
 def _grown(ls: TensorList, length: int, zeros: Tensor | None) -> TensorList:

@@ -67,5 +67,11 @@ def layer_norm(
 
 @operation("local_response_norm", returns="x")
 def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    """x [n, c, *d] / (k + alpha / size * the sum of squares over `size` neighboring channels) ** beta."""
+    """x [n, c, *d] / (k + alpha / size * the sum of squares over `size` neighboring channels) ** beta.
+
+    Of three dimensions, Core ML takes the first for the channels, whatever its text says: so expect coremltools' tests. The window
+    of an even size begins with the greater half, as PyTorch's.
+    """
+    if x.dim() == 3:
+        return functional.local_response_norm(x[None], size, alpha, beta, k)[0]
     return functional.local_response_norm(x, size, alpha, beta, k)

@@ -33,6 +33,8 @@ def _place(
         count = -(-(size + before + after - k) // stride) + 1
         if before and (count - 1) * stride >= size + before:  # a window that would begin in the padding at the end
             count -= 1
+        if (count - 1) * stride >= size + before + after:
+            raise PackageError("a window of ceil_mode lies wholly outside its input, and MIL does not say what it gives")
         reach.append((before, (count - 1) * stride + k - size - before))
     return strides, amounts, reach
 

@@ -36,7 +36,7 @@ def _places(indices: Tensor, size: int, call: Call) -> Tensor:
     low, high = (int(bound) for bound in torch.aminmax(indices))
     if high >= size or low < (0 if call.opset >= 17 else -size):
         outside = high if high >= size else low
-        until = "" if low >= -size or high >= size or call.opset < 17 else ", and counting from the end is not allowed since iOS 17"
+        until = ": a negative index is no place since iOS 17" if -size <= outside < 0 else ""
         raise PackageError(f"index {outside} in a dimension of the size {size}{until}")
     return torch.where(indices < 0, indices + size, indices) if low < 0 else indices
 

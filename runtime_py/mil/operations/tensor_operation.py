@@ -12,10 +12,9 @@ from torch import Tensor
 from export.errors import PackageError
 from export.mlpackage import DTYPES
 from runtime_py.mil.evaluate import Call
-from runtime_py.mil.registry import ANY, Ints, Tensors, operation
+from runtime_py.mil.registry import ANY, Ints, Scalar, Tensors, operation
 from runtime_py.mil.sizes import axis_of, checked
 
-Scalar = int | float | bool
 INDEX_TYPES = ("int32", "uint16")  # of topk
 
 
@@ -78,9 +77,9 @@ def split(x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Ints
 
 @operation("tile", returns="x", exact=True)
 def tile(x: Tensor, reps: Ints) -> Tensor:
-    """Dimension i is repeated reps[i] times. A dimension of size 1 is repeated by a view."""
-    if len(reps) != x.ndim or min(reps, default=1) < 1:
-        raise PackageError(f"reps {reps} for a tensor of rank {x.ndim}: one positive number for each dimension")
+    """Dimension i is repeated reps[i] times; 0 comes from an index that selects nothing. A dimension of size 1 is repeated by a view."""
+    if len(reps) != x.ndim or min(reps, default=0) < 0:
+        raise PackageError(f"reps {reps} for a tensor of rank {x.ndim}: one number, at least 0, for each dimension")
     result = checked([size * rep for size, rep in zip(x.shape, reps)])
     if all(size == 1 or rep == 1 for size, rep in zip(x.shape, reps)):
         return x.expand(result)
@@ -121,16 +120,14 @@ def range_1d(start: Scalar, end: Scalar, step: Scalar, call: Call) -> Tensor:
 
 
 @operation("one_hot", returns="on_value", same=("on_value", "off_value"), exact=True)
-def one_hot(
-    indices: Tensor, one_hot_vector_size: int, call: Call, axis: int = -1, on_value: Scalar = 1, off_value: Scalar = 0
-) -> Tensor:
+def one_hot(indices: Tensor, one_hot_vector_size: int, call: Call, axis: int = -1, on_value: Scalar = 1, off_value: Scalar = 0) -> Tensor:
     """A new dimension at `axis`, with `on_value` at the index and `off_value` elsewhere: everywhere, if no place has the index."""
     axis = axis_of(axis, indices.ndim + 1)
     sizes = list(indices.shape)
     sizes.insert(axis, one_hot_vector_size)
     dtype = DTYPES[call.outputs[0].dtype].carrier
     checked(sizes)
-    places = torch.arange(one_hot_vector_size, dtype=indices.dtype).reshape([-1] + [1] * (indices.ndim - axis))
+    places = torch.arange(one_hot_vector_size).reshape([-1] + [1] * (indices.ndim - axis))
     return torch.where(indices.unsqueeze(axis) == places, torch.tensor(on_value, dtype=dtype), torch.tensor(off_value, dtype=dtype))
 
 
