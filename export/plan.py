@@ -43,13 +43,14 @@ class GraphPlan:
     file_bytes: int
     seconds: float
     peak_bytes: int
+    rest: str = "fp32"  # of the weights that no rule names
 
     def schemes(self) -> str:
         """The schemes in use with their share of the graph's parameters, as text."""
         counts: dict[str, int] = {}
         for assignment in self.assignments:
             counts[assignment.scheme.name] = counts.get(assignment.scheme.name, 0) + assignment.weights
-        counts["fp32"] = counts.get("fp32", 0) + self.parameters - sum(a.weights for a in self.assignments)
+        counts[self.rest] = counts.get(self.rest, 0) + self.parameters - sum(a.weights for a in self.assignments)
         parts = sorted(((n, s) for s, n in counts.items() if n), reverse=True)
         return ", ".join(f"{scheme} {100 * n / self.parameters:.1f} %" for n, scheme in parts) or "no weights"
 
@@ -135,7 +136,8 @@ def _plan_graph(
     size += GRAPH_BYTES + GRAPH_BYTES_PER_LAYER.get(name, 0) * layers
     seconds = TRACE_SECONDS + layer_seconds * layers + SECONDS_PER_GB * 4 * parameters / 1e9
     peak = int(BASE_BYTES + LOWERING_COPIES * 4 * parameters)
-    return GraphPlan(name, tuple(assignments), parameters, layers, size, seconds, peak)
+    rest = {2: "fp16", 4: "fp32"}[float_bytes]
+    return GraphPlan(name, tuple(assignments), parameters, layers, size, seconds, peak, rest)
 
 
 def table(plan: BuildPlan) -> str:

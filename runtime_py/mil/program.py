@@ -20,7 +20,8 @@ from export.mlpackage import DTYPES, Package, StateType, TensorType, ValueType
 from export.mlpackage.dtypes import STRING, from_carrier, rounded, to_carrier
 from runtime_py.mil.evaluate import State, StateCell, run_block
 from runtime_py.mil.features import Feature, features
-from runtime_py.mil.graph import Function, Loader
+from runtime_py.mil.graph import Function
+from runtime_py.mil.loading import Loader
 
 
 class Program:

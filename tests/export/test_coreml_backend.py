@@ -12,10 +12,13 @@ from export import build, tolerances
 from export.backends.coreml import CoremlBackend
 from export.backends.mlpackage import block, weights_of
 from export.bundle import open_bundle
+from export.checkpoint import open_checkpoint
 from export.components.stateful_decoder import CHUNKS, HIDDEN, function_name, slots
 from export.config import GRAPHS
 from export.mlpackage import Package, StateType
 from export.mlpackage.types import decode_type
+from export.plan import plan_build
+from export.quant.presets import parse
 from runtime_py import parity
 from runtime_py.ladder import climb, failure
 from runtime_py.load import backend_of_bundle
@@ -117,6 +120,15 @@ class TestPackages:
     @staticmethod
     def quantized(bundle: Path, graph: str) -> list[int]:
         return [int(np.prod(weight.shape)) for weight in weights_of(package(bundle, graph)) if weight.scale is not None]
+
+    def test_the_plan_knew_their_sizes(self, tiny_checkpoint, tiny_coreml_bundle, tiny_coreml_int4_bundle):
+        for recipe, folder in (("fp16", tiny_coreml_bundle), ("int4", tiny_coreml_int4_bundle)):
+            plan = plan_build(open_checkpoint(str(tiny_checkpoint)), parse(recipe, [], list(GRAPHS)), CoremlBackend().form(2700))
+            graphs = open_bundle(folder).manifest.graphs
+            for graph in plan.graphs:
+                if graph.file_bytes > 1_000_000:  # small ones are mostly description
+                    assert 0.7 < graph.file_bytes / graphs[graph.name].bytes < 1.4, (recipe, graph.name)
+            assert "fp16" in plan.graphs[0].schemes() and "fp32" not in plan.graphs[0].schemes()
 
     @pytest.mark.parametrize("graph", GRAPHS)
     def test_a_package_says_what_it_is(self, tiny_coreml_bundle, graph):
@@ -270,6 +282,7 @@ def test_bounds_of_float16_too(tiny_coreml_bundle):
     for rung in manifest.parity:
         if rung.metric == "row" and rung.stage not in ("frame_scores", "inputs_embeds"):
             assert rung.own_error > rung.threshold_own / 100, rung
+    assert next(rung.note for rung in manifest.parity if rung.stage == "greedy_ids").startswith("24 of 24 equal")
 
 
 def test_a_state_type_is_what_the_reader_takes_it_for(tiny_coreml_bundle):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from export.backends.coreml import CoremlBackend
 from export.backends.coreml_delegate import CHUNK, CoremlDelegateBackend
 from export.backends.coreml_frontend import blockwise_dequantize, install
 from export.bundle import open_bundle
@@ -124,6 +125,20 @@ def test_a_float16_graph_stays_float16(tmp_path):
     (name,) = loaded.functions["main"].outputs
     got = torch.from_numpy(loaded.run({"x": x.numpy()})[name])
     assert max_error(got.float(), module.float()(x.float())) <= 4e-3
+
+
+@pytest.mark.parametrize("deployment, opset", [("iOS18", 18), ("iOS26", 26)])
+def test_the_oldest_system_is_the_one_asked_for(deployment, opset, tiny_checkpoint, tmp_path):
+    checkpoint, backend = open_checkpoint(str(tiny_checkpoint)), CoremlBackend(deployment)
+    component, form = COMPONENTS["image_projector"], backend.form(300)
+    twin = component.twin(checkpoint.load(parts=component.parts), form).eval()
+    backend.lower(twin, component.signature(checkpoint.config, form), [], tmp_path / "p.mlpackage")
+    program = Program.load(tmp_path / "p.mlpackage")
+    assert program.functions["main"].opset == opset
+    x = torch.randn(16, 196, 768, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = checkpoint.load(parts=component.parts).image_projector(x)
+    assert max_error(torch.from_numpy(program.run({"features": x.numpy()})["tokens"]), wanted) <= 1e-4  # no scheme: float32
 
 
 class TestDelegate:

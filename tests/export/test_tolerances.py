@@ -22,10 +22,13 @@ def test_the_table_covers_the_ladder_and_names_real_graphs():
     assert {graph for chain in UPSTREAM.values() for graph in chain} == set(COMPONENTS)
 
 
-@pytest.mark.parametrize("recipe", BUNDLES)
+COREML = BUNDLES | {"fp16": dict.fromkeys(COMPONENTS, "fp16") | {"frame_scorer": "fp32"}}
+
+
+@pytest.mark.parametrize("target, recipe", [*(("executorch", name) for name in BUNDLES), *(("coreml", name) for name in COREML)])
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_of_every_recipe_has_a_bound_with_its_reason(stage, recipe):
-    found = tolerance(stage, "executorch", BUNDLES[recipe])
+def test_every_stage_of_every_recipe_has_a_bound_with_its_reason(stage, target, recipe):
+    found = tolerance(stage, target, COREML[recipe])
     assert found.metric in ("max", "row", "count")
     assert 0 <= found.own <= found.chained < 1  # an error of 1 is a stage that has nothing to do with the reference
     assert len(found.why) > 20
@@ -37,9 +40,10 @@ def test_float32_is_held_to_the_release_s_own_tolerance(stage):
     assert found.metric in ("max", "count") and found.own <= 1e-4 and found.chained <= 2e-4
 
 
-def test_a_coarser_scheme_never_gets_a_narrower_bound():
+@pytest.mark.parametrize("target, recipes", [("executorch", ("fp32", "int8", "int4")), ("coreml", ("fp32", "fp16", "int8", "int4"))])
+def test_a_coarser_scheme_never_gets_a_narrower_bound(target, recipes):
     for stage in STAGES:
-        bounds = [tolerance(stage, "executorch", BUNDLES[recipe]) for recipe in ("fp32", "int8", "int4")]
+        bounds = [tolerance(stage, target, COREML[recipe]) for recipe in recipes]
         assert [b.own for b in bounds] == sorted(b.own for b in bounds), stage
         assert [b.chained for b in bounds] == sorted(b.chained for b in bounds), stage
 
@@ -70,6 +74,12 @@ def test_graphs_that_a_stage_does_not_pass_through_do_not_widen_it():
 
 def test_the_chain_s_order_of_coarseness_is_that_of_bits():
     assert COARSENESS == ("fp32", "fp16", "int8", "int4")
+
+
+def test_core_ml_s_float16_decoder_is_held_tighter_than_integer_activations():
+    for recipe in ("int8", "int4"):
+        ours, theirs = (tolerance("last_logits", target, BUNDLES[recipe]).own for target in ("coreml", "executorch"))
+        assert ours < theirs / 4
 
 
 @pytest.mark.parametrize("target, schemes", [("abacus", BUNDLES["fp32"]), ("executorch", dict.fromkeys(COMPONENTS, "fp16"))])

@@ -39,6 +39,13 @@ def _ordered(x: Tensor, direction: str) -> Tensor:
     return x if direction == "forward" else x.flip(0)
 
 
+def _check_batch(x: Tensor, **states: Tensor) -> None:
+    """Every state begins with the batch of x: nothing is broadcast."""
+    for name, state in states.items():
+        if state.dim() != 2 or state.shape[0] != x.shape[1]:
+            raise PackageError(f"its {name} is {list(state.shape)}, and its input, {list(x.shape)}, has a batch of {x.shape[1]}")
+
+
 def _inputs(x: Tensor, weight: Tensor, bias: Tensor | None, hidden: int, gates: int) -> Tensor:
     """x [s, b, i] by weight [gates * h, i], plus bias: what all steps take from it, [s, b, gates * h]."""
     if x.dim() != 3 or weight.dim() != 2 or weight.shape[0] != gates * hidden:
@@ -62,6 +69,7 @@ def rnn(
     activation: str = "tanh",
 ) -> tuple[Tensor, Tensor]:
     """h = activation(W x + R h + bias), with W [h, i] and R [h, h]. The states of all steps or of the last, and the last."""
+    _check_batch(x, initial_h=initial_h)
     apply, h, states = _activation(activation), initial_h, []
     for given in _inputs(_ordered(x, direction), weight_ih, bias, weight_hh.shape[1], 1):
         h = apply(given + functional.linear(h, weight_hh))
@@ -88,6 +96,7 @@ def gru(
     The reset gate multiplies the state before its product with R, or with reset_after the product and its bias. (MIL's text
     shows the second form for both; what Core ML computes is the first.)
     """
+    _check_batch(x, initial_h=initial_h)
     hidden = weight_hh.shape[1]
     inner, outer, h, states = _activation(recurrent_activation), _activation(activation), initial_h, []
     bias = torch.zeros(3 * hidden) if bias is None else bias
@@ -144,6 +153,7 @@ def lstm(
     Weights and biases hold the gates i, f, o and z in this order; peepholes, [3 * h], let i and f see the c before and o the c
     after the step. "bidirectional" runs a second layer (`..._back`) from the end; its states stand behind those of the first.
     """
+    _check_batch(x, initial_h=initial_h, initial_c=initial_c)
     names, hidden = (recurrent_activation, cell_activation, activation), weight_hh.shape[1]
     if direction != "bidirectional":
         if any(value is not None for value in (weight_ih_back, weight_hh_back, bias_back, peephole_back)):

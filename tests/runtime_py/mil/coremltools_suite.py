@@ -4,10 +4,10 @@
     python -m tests.runtime_py.mil.coremltools_suite --select iOS15/test_pool --report report.jsonl
     python -m tests.runtime_py.mil.coremltools_suite --sample 4000 --torch 1000 --table table.md
 
-On Linux coremltools can convert a model and cannot run it. Here its proxy of Core ML is replaced by the interpreter, which runs the
-package that the conversion has saved, and its tests are told that this is a Mac. Only their ML programs are run. Each case is
-one of: right; wrong (another value or shape than expected, or the interpreter broke); refused (PackageError, with the reason); not
-run (it failed or was skipped before it ran an ML program, which is about the conversion, or is marked by coremltools as failing).
+`coremltools_patch` puts the interpreter in the place of Core ML. Only ML programs are run. Each case is one of: right; wrong (another
+value or shape than expected, or the interpreter broke); disputed (fails as an entry of DISPUTES says, which is not about the
+interpreter); refused (PackageError, with the reason); not run (it failed or was skipped before it ran an ML program, which is about
+the conversion, or is marked by coremltools as failing).
 
 Tolerances are those of coremltools' tests for float32 programs (mostly 1e-4 absolute, 1e-5 relative). For programs that compute in
 float16, coremltools allows 0.5 and 5 %; here it is HALF.
@@ -18,195 +18,64 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
-import functools
+import gc
 import json
-import os
-import platform
 import random
+import re
 import signal
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL.Image import Image
 
-from export.errors import PackageError, one_line
-from export.mlpackage import DTYPES
-from runtime_py.mil import Program, State
+from export.errors import one_line
+from tests.runtime_py.mil.coremltools_patch import CASE, begin, patch
 
-MACOS = (15, 5)  # the system that coremltools' tests are told they run on: the first with the operations of iOS 18
 SECONDS = 60  # for one case
-CORE_ML_ERROR = "Unable to compute the prediction using ML Program"  # what tests of wrong inputs expect to read
 SEED = 20
-HALF = 0.02  # absolute and relative, of results computed in float16
 OPERATIONS = "converters/mil/mil/ops/tests"
 TORCH = "converters/mil/frontend/torch/test"
 TORCH_FILES = ("test_torch_ops.py", "test_torch_stateful_model.py")
-RIGHT, WRONG, REFUSED, NOT_RUN = "right", "wrong", "refused", "not run"
-DISPUTED = {  # cases whose failure says nothing about the interpreter
-    "LocalResponseNorm::test_builder_to_backend_smoke": "expects sums over no neighbor, against the documented formula",
-    "test_batchnorm_fp16_weight_with_fp32_param": "expects PyTorch's rounding to float16 from a program in float32",
-    "iOS15/test_image_resizing.py::TestResample": "counts the casts of a float16 conversion in a float32 one",
-}
-ENVIRONMENT = {  # read by coremltools' tests when they are imported: every operator set, both precisions, no neural networks
-    "PYMIL_TEST_TARGETS": "mlprogram",
-    "RUN_BACKWARD_COMPATIBILITY": "1",
-    "INCLUDE_MIL_FP32_UNIT_TESTS": "1",
-    "TORCH_FRONTENDS": "TORCHSCRIPT",
-}
+RIGHT, WRONG, DISPUTED, REFUSED, NOT_RUN = "right", "wrong", "disputed", "refused", "not run"
 
 
-@dataclasses.dataclass
-class Case:
-    """What has happened in the running test."""
+@dataclasses.dataclass(frozen=True)
+class Dispute:
+    """Cases whose failure says nothing about the interpreter."""
 
-    predictions: int = 0
-    refusal: str = ""
-    broken: str = ""
-    foreign: bool = False  # its model is no ML program but a neural network
+    case: str  # regular expressions: of the case's whole name,
+    failure: str  # and of the beginning of its failure
+    why: str
 
-
-CASE = Case()
-
-
-class Proxy:
-    """Stands for Core ML's model: what `MLModel.predict` and `MLModel.make_state` call. The package is read at the first call."""
-
-    def __init__(self, path: str, compute_units: str, function: str, hints: dict[str, str], asset: Any):
-        self.path = path
-        self.function = function
-        self.loaded: Program | None = None
-
-    @staticmethod
-    def maximum_supported_specification_version() -> int:
-        return 9  # iOS 18
-
-    def program(self) -> Program:
-        if self.loaded is None:
-            if not Path(self.path).is_dir():
-                CASE.foreign = True
-            self.loaded = Program.load(self.path)
-            self.function = self.function or self.loaded.default
-        return self.loaded
-
-    def predict(self, data: dict[str, Any], state: StateProxy | None) -> dict[str, Any]:
-        """Core ML takes numbers of any type, and gives a scalar as an array of one element."""
-
-        def run() -> dict[str, Any]:
-            program = self.program()
-            declared = program.functions[self.function].inputs
-            features = {feature.name: feature.type for feature in program.package.model.description.input}
-            pixels = {n: _pixels(value, features[n].imageType) if isinstance(value, Image) else value for n, value in data.items()}
-            inputs = {n: _as_declared(value, declared[n]) if n in declared else value for n, value in pixels.items()}
-            outputs = program.run(inputs, self.function, state.state if state else None)
-            return {n: np.atleast_1d(value) if isinstance(value, np.ndarray) else value for n, value in outputs.items()}
-
-        return _counted(run)
-
-    def batchPredict(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:  # noqa: N802  (coremltools' name)
-        return [self.predict(data, None) for data in batch]
-
-    def newState(self) -> StateProxy:  # noqa: N802
-        return StateProxy(_counted(lambda: self.program().make_state(self.function)))
+    def about(self, case: str, failure: str) -> bool:
+        return re.fullmatch(self.case, case) is not None and re.match(self.failure, failure) is not None
 
 
-class StateProxy:
-    """What `MLState` calls."""
-
-    def __init__(self, state: State):
-        self.state = state
-
-    def read_state(self, name: str) -> np.ndarray:
-        return self.state.numpy(name)
-
-    def write_state(self, name: str, value: np.ndarray) -> None:
-        self.state.write(name, value)
-
-
-def _pixels(image: Image, described: Any) -> np.ndarray:
-    """[1, channels, height, width], in the order of channels that the package describes."""
-    array = np.asarray(image)
-    array = array[None, None] if array.ndim == 2 else array.transpose(2, 0, 1)[None]
-    return array[:, ::-1] if described.colorSpace == described.BGR else array
-
-
-def _as_declared(value: Any, type: Any) -> Any:
-    array = np.asarray(value)
-    return array.astype(DTYPES[type.dtype].numpy) if array.dtype.kind in "biuf" else value
-
-
-def _counted(run: Any) -> Any:
-    try:
-        CASE.predictions += 1
-        return run()
-    except PackageError as error:
-        CASE.refusal = one_line(error)
-        raise RuntimeError(f"{CASE.refusal} ({CORE_ML_ERROR})") from error
-    except Exception as error:
-        CASE.broken = f"{type(error).__name__}: {one_line(error)}"
-        raise
-
-
-def patch() -> None:
-    """Let coremltools run models with the interpreter, before its tests are imported."""
-    os.environ.update(ENVIRONMENT)
-    warnings.simplefilter("ignore")
-    import coremltools
-    import coremltools._deps
-    import coremltools.converters.mil.frontend.torch.ops as torch_operations
-    import coremltools.models.model
-
-    platform.machine = lambda: "arm64"  # tests with states are skipped elsewhere
-    coremltools.models.model._MLModelProxy = Proxy
-    for module in list(sys.modules.values()):  # whoever has imported these by name
-        if getattr(module, "__name__", "").startswith("coremltools"):
-            for name, value in (("_IS_MACOS", True), ("_is_macos", lambda: True), ("_macos_version", lambda: MACOS)):
-                if hasattr(module, name):
-                    setattr(module, name, value)
-    import coremltools.converters.mil.frontend.torch.test.testing_utils as torch_testing
-    import coremltools.converters.mil.mil.ops.tests.testing_utils as testing
-    import coremltools.converters.mil.testing_utils as comparing
-
-    comparing._IS_MACOS = torch_testing._IS_MACOS = True
-    torch_testing.max = _tolerance  # type: ignore[attr-defined]  (it writes `atol = max(atol * 100.0, 0.5)` for float16)
-    testing.compare_backend = functools.partial(_compare, comparing.compare_backend)
-    original = torch_operations._cast
-    torch_operations._cast = lambda context, node, dtype, name: original(context, node, _OfOneElement(dtype), name)
-
-
-def _compare(original: Any, mlmodel: Any, *args: Any, dtype: str = "fp32", atol: float = 1e-4, rtol: float = 1e-5, **kwargs: Any) -> Any:
-    """coremltools' comparison, with the tolerance of what the program computes in rather than of what it was converted for."""
-    if _computes_in_half(mlmodel):
-        dtype, atol, rtol = "fp32", max(atol, HALF), max(rtol, HALF)
-    return original(mlmodel, *args, dtype=dtype, atol=atol, rtol=rtol, **kwargs)
-
-
-def _tolerance(hundredfold: float, least: float) -> float:
-    return max(hundredfold / 100, HALF)
-
-
-def _computes_in_half(model: Any) -> bool:
-    functions = model.get_spec().mlProgram.functions.values()
-    blocks = [block for function in functions for block in function.block_specializations.values()]
-    half = DTYPES["fp16"].proto
-    return any(out.type.tensorType.dataType == half for block in blocks for op in block.operations for out in op.outputs)
-
-
-class _OfOneElement:
-    """`int` or `bool` that takes an array of one element too, which NumPy 2.4 no longer does for any rank but 0."""
-
-    def __init__(self, dtype: type):
-        self.dtype = dtype
-
-    def __call__(self, value: Any) -> Any:
-        return self.dtype(np.asarray(value).item())
-
-    def __instancecheck__(self, value: Any) -> bool:
-        return isinstance(value, self.dtype)
+DISPUTES = (
+    Dispute(
+        r".*/test_torch_ops\.py::TestBatchNorm::test_batchnorm_fp16_weight_with_fp32_param\[.*\('mlprogram', 'fp32'\).*\]",
+        r"AssertionError: Not equal to tolerance rtol=1e-05, atol=0\.0001",
+        "expects what PyTorch computes in float16 from a program in float32, within the tolerance of float32",
+    ),
+    Dispute(
+        r".*/iOS15/test_image_resizing\.py::TestResample::test_builder_to_backend_smoke\[.*precision='fp32'.*\]",
+        r"AssertionError: assert 0 == 2$",
+        "the values are right; then it expects the two casts of a conversion to float16 in one to float32",
+    ),
+    Dispute(
+        r".*/iOS1[67]/test_image_resizing\.py::TestCropResize::test_builder_to_backend_ios1[67]\[.*precision='fp32'.*(-N=3|-pad_value=.*)\]",
+        r"AssertionError: Not equal to tolerance .* Mismatched elements: 1 / 12 .*: 7\.(9|8999)\d* \(ACTUAL\), 7\.899\d* \(DESIRED\)",
+        "expects 7.899, a cut off 7.9, within the tolerance of float32",
+    ),
+    Dispute(
+        r".*/iOS1[67]/test_image_resizing\.py::TestResample::test_builder_to_backend_smoke\w*\[.*precision='fp32'.*numpy\.float16'>\]",
+        r"AssertionError: Not equal to tolerance .*: 36\.308\d* \(ACTUAL\), 36\.29999\d* \(DESIRED\)",
+        "gives the coordinate -3.7 in float16, which is -3.6992, and expects the value at -3.7 within the tolerance of float32",
+    ),
+)
 
 
 class Plugin:
@@ -224,11 +93,11 @@ class Plugin:
         torch_items = [item for item in ours if TORCH in item.path.as_posix()]
         chosen = _sampled([item for item in ours if TORCH not in item.path.as_posix()], self.sample)
         items[:] = chosen + _sampled(torch_items, self.torch_sample)
+        gc.freeze()  # every conversion collects garbage: half a second, unless what there is now is passed over
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        global CASE
-        CASE = Case()
+        begin()
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_call(self, item: pytest.Item):
@@ -244,9 +113,9 @@ class Plugin:
         report = outcome.get_result()
         if call.when == "call" or (call.when == "setup" and not report.passed):
             kind, reason = _classify(call, hasattr(report, "wasxfail"))
-            disputes = [why for name, why in DISPUTED.items() if name in item.nodeid]
+            disputes = [dispute for dispute in DISPUTES if dispute.about(item.nodeid, reason)]
             if kind == WRONG and disputes and not CASE.broken:
-                kind, reason = NOT_RUN, disputes[0]
+                kind, reason = DISPUTED, disputes[0].why
             result = {"case": item.nodeid, "family": family(item.path.as_posix()), "kind": kind, "reason": reason, "seconds": call.duration}
             self.results.append(result)
             if self.report:
@@ -307,14 +176,28 @@ def family(path: str) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Counts by family, as Markdown."""
-    lines = ["| Family | Cases run | Right | Wrong | Refused | Not run |", "|---|---|---|---|---|---|"]
+    """Counts by family, as Markdown, and below why cases were refused or are disputed."""
+    lines = [
+        "| Family | Cases that reach a prediction | Right | Wrong | Disputed | Refused | Share run | Not run |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     families = sorted({result["family"] for result in results}, key=lambda name: (name.startswith("PyTorch"), name))
     for name in [*families, "all"]:
         counts = collections.Counter(result["kind"] for result in results if name in ("all", result["family"]))
-        run = counts[RIGHT] + counts[WRONG] + counts[REFUSED]
-        lines.append(f"| {name} | {run} | {counts[RIGHT]} | {counts[WRONG]} | {counts[REFUSED]} | {counts[NOT_RUN]} |")
-    return "\n".join(lines)
+        reached = counts[RIGHT] + counts[WRONG] + counts[DISPUTED] + counts[REFUSED]
+        share = f"{1 - counts[REFUSED] / reached:.1%}" if reached else "-"
+        kinds = " | ".join(str(counts[kind]) for kind in (RIGHT, WRONG, DISPUTED, REFUSED))
+        lines.append(f"| {name} | {reached} | {kinds} | {share} | {counts[NOT_RUN]} |")
+    return "\n".join([*lines, "", *reasons(results)])
+
+
+def reasons(results: list[dict[str, Any]]) -> list[str]:
+    """One line for each reason why cases are wrong, disputed or refused, with one of the cases."""
+    found: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
+    for result in results:
+        if result["kind"] in (WRONG, DISPUTED, REFUSED):
+            found[result["kind"], result["reason"]].append(result["case"])
+    return [f"- {kind}, {len(cases)}: {reason[:300]} (`{cases[0]}`)" for (kind, reason), cases in sorted(found.items())]
 
 
 def run(sample: int, torch_sample: int, select: list[str], keyword: str, report: Path | None) -> list[dict[str, Any]]:
@@ -342,17 +225,16 @@ def main() -> int:
     parser.add_argument("--select", action="append", default=[], metavar="PATH", help="only files whose path contains this; repeatable")
     parser.add_argument("--keyword", default="", metavar="K", help="pytest's -k")
     parser.add_argument("--report", type=Path, metavar="R.jsonl", help="add a line of JSON for each case")
-    parser.add_argument("--table", type=Path, metavar="T.md", help="write the table by family")
+    parser.add_argument("--table", type=Path, metavar="T.md", help="write the table by family: of the whole report, if there is one")
     args = parser.parse_args()
     results = run(args.sample, args.torch, args.select, args.keyword, args.report)
+    if args.report:  # with what earlier calls have added to it; of a case that ran twice, the last time counts
+        results = list({result["case"]: result for result in map(json.loads, args.report.read_text().splitlines())}.values())
     text = table(results)
-    reasons = collections.Counter((r["kind"], r["reason"]) for r in results if r["kind"] in (WRONG, REFUSED))
     print(text)
-    for (kind, reason), count in sorted(reasons.items()):
-        print(f"{kind} ({count}): {reason[:300]}")
     if args.table:
         args.table.write_text(text + "\n")
-    return 1 if any(kind == WRONG for kind, _ in reasons) else 0
+    return 1 if any(result["kind"] == WRONG for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ with quiet():
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb
     from coremltools.converters.mil.mil import get_new_symbol, types
+
+gc.freeze()  # every conversion collects garbage: half a second, unless what the imports have made is passed over
 
 __all__ = ["ct", "get_new_symbol", "mb", "run", "save", "types"]
 

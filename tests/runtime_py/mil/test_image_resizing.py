@@ -222,7 +222,10 @@ def test_crop_resize(mode, box_mode):
 
 
 def test_crop_resize_beyond_the_image():
-    """Numbers from Core ML, in coremltools' tests; the image's index is in the box. A box may run backwards where corners are aligned."""
+    """Numbers from Core ML, in coremltools' tests; the image's index is in the box. A box may run backwards where corners are aligned.
+
+    With UNALIGN_CORNERS and normalized coordinates such a box stands for the whole image.
+    """
     roi = np.float32([[0, 0.1, 0.3, 1.3, 1], [0, 0.5, 1.8, 1.0, 0.3], [0, 0.0, 0.4, 0.6, 0.7]]).reshape(3, 1, 5, 1, 1)
     back = np.float32([2, 2, 1, 1]).reshape(1, 1, 4, 1, 1)
 
@@ -231,10 +234,13 @@ def test_crop_resize_beyond_the_image():
         return (
             mb.crop_resize(x=x, roi=roi, normalized_coordinates=True, pad_value=10.0, **options),
             mb.crop_resize(x=x, roi=back, **options),
+            mb.crop_resize(x=x, roi=back, normalized_coordinates=True, **{**options, "sampling_mode": "UNALIGN_CORNERS"}),
         )
 
-    beyond, backwards = run(build, {"x": RAMP}, "iOS16")
+    beyond, backwards, whole = run(build, {"x": RAMP}, "iOS16")
     np.testing.assert_allclose(beyond.reshape(-1), [3.1, 5.2, 10, 10, 10, 7.9, 10, 13.9, 2.2, 3.1, 9.4, 10.3], **NEAR)
     np.testing.assert_allclose(backwards.reshape(-1), [11, 10, 7, 6], **NEAR)
-    with pytest.raises(PackageError, match="a box that ends before it begins, with the sampling mode DEFAULT"):
-        run(lambda x: mb.crop_resize(x=x, roi=back), {"x": RAMP}, "iOS16")
+    np.testing.assert_allclose(whole.reshape(-1), [3.5, 5.5, 11.5, 13.5], **NEAR)
+    for mode in ("DEFAULT", "UNALIGN_CORNERS"):
+        with pytest.raises(PackageError, match=f"a box that ends before it begins, with the sampling mode {mode}"):
+            run(lambda x, mode=mode: mb.crop_resize(x=x, roi=back, sampling_mode=mode), {"x": RAMP}, "iOS16")

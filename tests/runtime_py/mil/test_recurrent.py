@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from export.errors import PackageError
+from runtime_py.mil.operations.recurrent import lstm
 from tests.runtime_py.mil.making import mb, run
 
 STEPS, BATCH, SIZE, HIDDEN = 5, 2, 3, 4
@@ -166,3 +167,11 @@ def test_unknown_activation_is_refused():
             lambda x, h: mb.rnn(x=x, initial_h=h, weight_ih=normal(HIDDEN, SIZE), weight_hh=normal(HIDDEN, HIDDEN), activation="elu"),
             {"x": normal(STEPS, BATCH, SIZE), "h": normal(BATCH, HIDDEN)},
         )
+
+
+@pytest.mark.parametrize("rows", [1, BATCH + 1])
+def test_a_state_of_another_batch_is_refused(rows):
+    """A single row is not broadcast either."""
+    x, state, w, r = (torch.zeros(*shape) for shape in ((STEPS, BATCH, SIZE), (BATCH, HIDDEN), (4 * HIDDEN, SIZE), (4 * HIDDEN, HIDDEN)))
+    with pytest.raises(PackageError, match=rf"its initial_c is \[{rows}, 4\], and its input, \[5, 2, 3\], has a batch of 2"):
+        lstm(x, state, torch.zeros(rows, HIDDEN), w, r)

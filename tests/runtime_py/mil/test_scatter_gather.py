@@ -124,24 +124,65 @@ def test_scatter_in_float16_rounds_its_sum():
 OPERATIONS = ("gather", "gather_along_axis", "gather_nd", "scatter", "scatter_along_axis", "scatter_nd")
 
 
-@pytest.mark.parametrize(("opset", "cases"), [("iOS16", {4: "index 4", -5: "index -5"}), ("iOS18", {4: "index 4", -1: "since iOS 17"})])
-def test_a_place_outside_of_the_tensor_is_refused(tmp_path, opset, cases):
+@pytest.mark.parametrize(
+    ("opset", "validated", "refused", "cases"),
+    [
+        ("iOS16", {}, OPERATIONS, {4: "index 4", -5: "index -5"}),
+        ("iOS18", {"validate_indices": True}, OPERATIONS, {4: "index 4", -1: "since iOS 17"}),
+        ("iOS17", {"validate_indices": False}, OPERATIONS[:3], {4: "index 4", -5: "index -5"}),
+    ],
+)
+def test_a_place_outside_of_the_tensor_is_refused(tmp_path, opset, validated, refused, cases):
     def build(data, gather, gather_along_axis, gather_nd, scatter, scatter_along_axis, scatter_nd):
         return (
-            mb.gather(x=data, indices=gather),
-            mb.gather_along_axis(x=data, indices=gather_along_axis),
-            mb.gather_nd(x=data, indices=gather_nd),
-            mb.scatter(data=data, indices=scatter, updates=data),
-            mb.scatter_along_axis(data=data, indices=scatter_along_axis, updates=data),
-            mb.scatter_nd(data=data, indices=scatter_nd, updates=data),
+            mb.gather(x=data, indices=gather, **validated),
+            mb.gather_along_axis(x=data, indices=gather_along_axis, **validated),
+            mb.gather_nd(x=data, indices=gather_nd, **validated),
+            mb.scatter(data=data, indices=scatter, updates=data, **validated),
+            mb.scatter_along_axis(data=data, indices=scatter_along_axis, updates=data, **validated),
+            mb.scatter_nd(data=data, indices=scatter_nd, updates=data, **validated),
         )
 
     shapes = dict(zip(OPERATIONS, ((4,), (4, 4), (4, 1)) * 2))
     good = {"data": np.zeros((4, 4), np.float32), **{name: np.zeros(shape, np.int32) for name, shape in shapes.items()}}
     program = Program.load(save(build, good, tmp_path / "model.mlpackage", opset))
     assert len(program.run(good)) == 6
-    for operation, (bad, message) in itertools.product(OPERATIONS, cases.items()):
+    for operation, (bad, message) in itertools.product(refused, cases.items()):
         indices = np.zeros(shapes[operation], np.int32)
         indices[-1] = bad
         with pytest.raises(PackageError, match=rf"\({operation}\): .*{message}"):
             program.run({**good, operation: indices})
+
+
+@pytest.mark.parametrize("opset", ["iOS17", "iOS18"])
+def test_indices_that_nothing_validates(opset):
+    """Gathering counts from the end, as coremltools folds constants; scattering drops what has no place (by coremltools' tests)."""
+    data, updates = np.float32([[1, 2, 3], [4, 5, 6]]), np.float32([[5, 6, 7], [8, 9, 10]])
+    rows, along, places = np.int32([-1, 0]), np.int32([[-1, 0, 1], [2, 1, -2]]), np.int32([[0, -1], [1, 3], [0, 1]])
+    back, inner = np.int32([[-1, 0, 1], [-2, 1, -2]]), np.int32([[0, -1], [-1, 1]])
+
+    def build(data, updates, rows, along, places, back, inner):
+        return (
+            mb.gather(x=data, indices=rows, axis=1),
+            mb.gather_along_axis(x=data, indices=back),
+            mb.gather_nd(x=data, indices=inner),
+            mb.scatter(data=data, indices=rows, updates=updates),
+            mb.scatter(data=data, indices=np.int32([10, 0]), updates=updates),
+            mb.scatter_along_axis(data=data, indices=along, updates=updates, mode="update"),
+            mb.scatter_nd(data=data, indices=places, updates=np.float32([7, 8, 9])),
+        )
+
+    inputs = {"data": data, "updates": updates, "rows": rows, "along": along, "places": places, "back": back, "inner": inner}
+    results = run(build, inputs, opset)
+    first_row = [[9, 11, 13], [4, 5, 6]]
+    expected = [
+        data[:, [-1, 0]],
+        np.take_along_axis(data, back, axis=0),
+        [3, 5],
+        first_row,
+        first_row,
+        [[1, 6, 3], [4, 9, 7]],
+        [[1, 11, 3], [4, 5, 6]],
+    ]
+    for result, array in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result, np.float32(array))
