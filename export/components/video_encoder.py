@@ -26,7 +26,7 @@ class VideoEncoderGraph(nn.Module):
         positions = encoder.position_embedding.detach()
         self.register_buffer("first", encoder.class_token.detach()[0] + positions[0, :1])  # [1, C]: the class token where it stands
         self.register_buffer("positions", positions[:, 1:].clone())  # [1, P, C]
-        self.register_buffer("times", encoder.temporal_position_embedding.detach().transpose(0, 1).clone())  # [8, 1, C]
+        self.register_buffer("times", encoder.temporal_position_embedding.detach().clone())  # [1, 8, C]
         self.norms = nn.ModuleList(norm_graph(layer.norm, form.half) for layer in encoder.layers)
         self.mixers = nn.ModuleList(mixer_graph(layer.mixer, encoder.config.sequence, form.scan) for layer in encoder.layers)
         self.norm = norm_graph(encoder.norm, form.half)
@@ -35,7 +35,8 @@ class VideoEncoderGraph(nn.Module):
     def embed(self, pixels: Tensor) -> Tensor:
         """[1, 8, 3, 224, 224] -> [1 + 8 P, C], as the eager module's."""
         patches = self.patch_embedding(self.normalize(pixels[0]).to(self.first.dtype)).flatten(2).transpose(1, 2)  # [8, P, C]
-        patches = patches + self.positions + self.times
+        # Turned here and not once above: XNNPACK fails on a constant [8, 1, C] in a sum ("propagating input shapes").
+        patches = patches + self.positions + self.times.transpose(0, 1)
         return torch.cat([self.first, patches.reshape(-1, self.config.width)])
 
     def forward(self, pixels: Tensor) -> Tensor:

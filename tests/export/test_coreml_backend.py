@@ -230,7 +230,7 @@ def wrong_position(folder: Path) -> None:
 
 FAULTS = {
     dropped_write: "never writes its state",
-    wrong_mask: "last_logits",
+    wrong_mask: "greedy_ids",
     swapped_direction: "videomamba_tokens",
     flipped_block: "is not in the package as int4",
     wrong_scale: "is not in the package as int8",

@@ -141,6 +141,7 @@ def test_the_oldest_system_is_the_one_asked_for(deployment, opset, tiny_checkpoi
     assert max_error(torch.from_numpy(program.run({"features": x.numpy()})["tokens"]), wanted) <= 1e-4  # no scheme: float32
 
 
+@pytest.mark.full
 class TestDelegate:
     """`.pte` files whose one delegate is a Core ML package."""
 
