@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     form = backend.form(args.max_context)
     plan = plan_build(checkpoint, recipe, form)
     form_of = ("-coreml" if args.delegate == "coreml" else "") + ("-fused" if args.kernels == "fused" else "")
+    form_of += f"-{args.deployment}" if args.deployment not in (None, "iOS18") else ""
     out = args.out or Path("bundles") / f"{Path(checkpoint.name).name}-{args.target}-{recipe.name}{form_of}"
     writer = BundleWriter(out)  # refuses a destination that is not ours to replace, in a dry run too
     print(f"{checkpoint.name} -> {args.target}, recipe {recipe.name}, {args.kernels} kernels", flush=True)

@@ -15,10 +15,12 @@ from export.bundle import Bundle, path_size
 from export.bundle_writer import BundleWriter
 from export.checkpoint import Checkpoint
 from export.components import COMPONENTS, Form, Signature
+from export.components.token_embedding import TokenEmbeddingGraph
 from export.config import CHUNK_FRAMES, CHUNK_KEY_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_TOKENS_PLACEHOLDER
 from export.manifest import SCHEMA_VERSION, DecoderInterface, GraphEntry, Manifest, Preprocessing, Prompt, SchemeShare
 from export.model import preprocess, prompt
 from export.model.frame_scorer import TIE
+from export.model.mobile_videogpt import MobileVideoGPT
 from export.ops.library import NAMESPACE
 from export.plan import BuildPlan, GraphPlan
 from export.progress import Progress
@@ -70,17 +72,22 @@ def build(request: Request, progress: Progress) -> Manifest:
         from runtime_py.parity import prove  # the one way from export into the runtime
 
         bundle = Bundle(writer.path("reference.npz").parent, manifest)
-        arrays, ladder = prove(request.checkpoint, bundle, _decoder_rounding(request), request.verify, progress)
+        arrays, ladder = prove(request.checkpoint, bundle, _rounding(request), request.verify, progress)
         np.savez_compressed(writer.path("reference.npz"), **arrays)
         return writer.commit(dataclasses.replace(manifest, parity=ladder, verified=request.verify))
 
 
-def _decoder_rounding(request: Request) -> Callable[[nn.Module], None] | None:
-    """What puts the decoder's stored weights into an eager decoder, in place; None where the bundle stores them as they are."""
-    assignments = next(list(graph.assignments) for graph in request.plan.graphs if graph.name == "decoder")
-    if not any(assignment.scheme.quantized for assignment in assignments):
-        return None
-    return lambda decoder: request.backend.round_weights(decoder, assignments)
+def _rounding(request: Request) -> Callable[[MobileVideoGPT], None] | None:
+    """What puts the stored weights of decoder and token embedding into an eager model, in place; None where the bundle stores them as
+    they are."""
+    assignments = {graph.name: list(graph.assignments) for graph in request.plan.graphs}
+
+    def round_model(model: MobileVideoGPT) -> None:
+        request.backend.round_weights(model.decoder, assignments["decoder"])
+        request.backend.round_weights(TokenEmbeddingGraph(model.token_embedding), assignments["token_embedding"])
+
+    rounded = any(a.scheme.quantized for name in ("decoder", "token_embedding") for a in assignments[name])
+    return round_model if rounded else None
 
 
 def _build_graph(request: Request, graph: GraphPlan, writer: BundleWriter) -> GraphEntry:
@@ -108,7 +115,7 @@ def _build_graph(request: Request, graph: GraphPlan, writer: BundleWriter) -> Gr
 def _entry(
     request: Request, graph: GraphPlan, signature: Signature, artifact: Artifact, schemes: tuple[SchemeShare, ...], path: Path
 ) -> GraphEntry:
-    used = [a.scheme.name for a in graph.assignments if a.kind == LINEAR] or ["fp32"]
+    used = [a.scheme.name for a in graph.assignments if a.kind == LINEAR or request.form.half] or ["fp32"]
     return GraphEntry(
         name=graph.name,
         file=path.name,

@@ -115,15 +115,6 @@ _COREML: dict[str, dict[str, Tolerance]] = {
     },
 }
 
-_STEP = 0.08  # own, of the logits of a greedy step whose token comes from a rounded table, itself off by 0.01: 0.05 measured
-
-
-def step_own(target: str, schemes: Mapping[str, str]) -> float:
-    """The bound of a greedy step's own logits: as that of `last_logits`, and wider where the step's token passes a rounded table."""
-    own = tolerance("last_logits", target, schemes).own
-    return max(own, _STEP) if schemes["token_embedding"] in ("int8", "int4") else own
-
-
 def tolerance(stage: str, target: str, schemes: Mapping[str, str]) -> Tolerance:
     """The bounds of one stage for a bundle whose graphs have these schemes (`schemes` by component).
 

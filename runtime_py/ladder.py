@@ -15,7 +15,7 @@ from torch import Tensor
 from export.config import CHUNK_KEY_FRAMES, CHUNKS
 from export.manifest import StageParity
 from export.model.frame_scorer import TIE
-from export.tolerances import step_own, tolerance
+from export.tolerances import tolerance
 from runtime_py.backends.base import GraphBackend
 from runtime_py.reference import Reference, sample
 from runtime_py.stages import STAGES, Pixels, Stages, compute_stages
@@ -40,10 +40,9 @@ def climb(backend: GraphBackend, reference: Reference, target: str, schemes: Map
             notes = [f"{excused} of {CHUNKS * CHUNK_KEY_FRAMES} differ within the score error"] * bool(excused) + [note] * bool(note)
         elif stage == "greedy_ids":
             logits = tolerance("last_logits", target, schemes)
-            of_own = [logits.own if fed else step_own(target, schemes) for fed in _fed_rows(steps, len(own.step_logits))]
-            of_chain = [logits.chained] * len(of_own)
-            own_error, _ = _greedy_errors(own, reference, reference.truth_of_own(), logits.metric, of_chain if unrounded else of_own)
-            chained_error, excused = _greedy_errors(chained, reference, reference.logits, logits.metric, of_chain)
+            of_own = logits.chained if unrounded else logits.own
+            own_error, _ = _greedy_errors(own, reference, reference.truth_of_own(), logits.metric, of_own)
+            chained_error, excused = _greedy_errors(chained, reference, reference.logits, logits.metric, logits.chained)
             equal = int((chained.values[stage] == reference.stages[stage]).sum())
             notes = [f"{equal} of {steps} equal, {excused} near ties excepted"]
         else:
@@ -111,21 +110,13 @@ def _selection_errors(stages: Stages, reference: Reference) -> tuple[float, int]
     return float(wrong), excused
 
 
-def _fed_rows(steps: int, rows: int) -> list[bool]:
-    """Of the rows of `Stages.step_logits`, which are computed from embeddings alone that the reference feeds: the prompt's, and the
-    short beginnings'. The others' tokens pass the graph's own table."""
-    return [row == 0 or row > steps for row in range(rows)]
-
-
-def _greedy_errors(
-    stages: Stages, reference: Reference, truth: Tensor, metric: str, bounds: Sequence[float]
-) -> tuple[float, int]:
+def _greedy_errors(stages: Stages, reference: Reference, truth: Tensor, metric: str, bound: float) -> tuple[float, int]:
     """(steps with another id than the reference's that no tie excuses, or with logits off their bound; steps that a tie excuses).
 
     `truth` [rows, samples] are the logits to hold the steps' and what follows them against, as in `Stages.step_logits`.
     """
     logits = sample(stages.step_logits)
-    wrong = [error(row, expected, metric) > bound for row, expected, bound in zip(logits, truth, bounds)]
+    wrong = [error(row, expected, metric) > bound for row, expected in zip(logits, truth)]
     excused = 0
     for step, token in enumerate(stages.values["greedy_ids"].tolist()):
         if token == int(reference.stages["greedy_ids"][step]):

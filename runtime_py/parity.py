@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from export.arguments import ArgumentParser, add_weight_arguments
 from export.bundle import Bundle, open_bundle
@@ -24,6 +23,7 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.config import MAX_CONTEXT
 from export.errors import BundleError, ParityError, PromptError, command
 from export.manifest import Manifest, StageParity
+from export.model.mobile_videogpt import MobileVideoGPT
 from export.progress import Progress
 from export.tolerances import COARSENESS
 from runtime_py.dump import read_frames_array, read_ids_array
@@ -97,20 +97,20 @@ def reference_of(
     checkpoint: Checkpoint,
     frames: np.ndarray | None = None,
     ids: np.ndarray | None = None,
-    round_decoder: Callable[[nn.Module], None] | None = None,
+    round_model: Callable[[MobileVideoGPT], None] | None = None,
     max_context: int = MAX_CONTEXT,
     threads: int | None = None,
 ) -> Reference:
-    """The eager model's stages on the given input, or on the probe. `round_decoder` puts a quantized bundle's weights into the
-    eager decoder, for the logits that the bundle's graph should give."""
+    """The eager model's stages on the given input, or on the probe. `round_model` puts a quantized bundle's weights into the
+    eager decoder and table, for the logits that the bundle's graph should give."""
     if frames is None or ids is None:
         encode = load_tokenizer(checkpoint.tokenizer_file, checkpoint.name)[0] if checkpoint.tokenizer_file else None
         probe = make_probe(checkpoint.config.decoder.vocab, encode)
         frames, ids = probe.frames if frames is None else frames, probe.ids if ids is None else ids
     backend = backend_of_checkpoint(checkpoint, threads=threads, max_context=max_context)
     reference = Reference.compute(backend, frames, ids)
-    if round_decoder is not None:
-        round_decoder(backend.model.decoder)
+    if round_model is not None:
+        round_model(backend.model)
         reference = reference.with_rounded(backend)
     del backend
     gc.collect()  # the eager model's weights go before a bundle is loaded beside them
@@ -118,7 +118,7 @@ def reference_of(
 
 
 def prove(
-    checkpoint: Checkpoint, bundle: Bundle, round_decoder: Callable[[nn.Module], None] | None, verify: bool, progress: Progress
+    checkpoint: Checkpoint, bundle: Bundle, round_model: Callable[[MobileVideoGPT], None] | None, verify: bool, progress: Progress
 ) -> tuple[dict[str, np.ndarray], tuple[StageParity, ...]]:
     """The build's way into the runtime: the reference's arrays, and the ladder (empty unless `verify`).
 
@@ -126,7 +126,7 @@ def prove(
         ParityError: a stage is beyond its bound; names the first one and by how much.
     """
     progress.begin("reference: the eager model on the probe")
-    reference = reference_of(checkpoint, round_decoder=round_decoder, max_context=bundle.manifest.decoder.max_context)
+    reference = reference_of(checkpoint, round_model=round_model, max_context=bundle.manifest.decoder.max_context)
     progress.end("reference: the eager model on the probe")
     if not verify:
         return reference.to_arrays(), ()

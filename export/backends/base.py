@@ -53,7 +53,7 @@ class Backend(Protocol):
         """Quantize `twin` as assigned, lower it, and write it to `out`."""
 
     def round_weights(self, module: nn.Module, assignments: list[Assignment]) -> None:
-        """Replace the assigned linears' weights in `module`, in place, by the float values of what `lower` would store."""
+        """Replace the assigned weights in `module`, in place, by the float values of what `lower` would store."""
 
     def describe(self, path: Path, signature: Signature, about: Mapping[str, str]) -> None:
         """Put descriptions of inputs and outputs, and facts `about` the model, into a written artifact that has a place for them."""

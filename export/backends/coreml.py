@@ -25,7 +25,9 @@ from export.backends.mlpackage import check_weights, describe_package, read_pack
 from export.components import Form, Signature
 from export.components.stateful_decoder import CHUNKS, StatefulDecoder, function_name, slots
 from export.errors import BackendError
+from export.graph_passes import cheap_graph_passes
 from export.manifest import TensorSpec
+from export.model.preprocess import Normalize
 from export.quant.apply import Assignment, computes_half
 from export.quant.recipe import LINEAR, Recipe
 from export.quant.rounding import dequantize, quantize
@@ -50,7 +52,8 @@ class CoremlBackend:
         self.deployment = deployment
 
     def form(self, max_context: int) -> Form:
-        return Form(max_context, scan="unrolled", decoder=self.decoder_interface, half=True, index_dtype="int32")
+        chunks = tuple(self.functions.values())
+        return Form(max_context, scan="unrolled", decoder=self.decoder_interface, half=True, index_dtype="int32", chunks=chunks)
 
     def check(self, recipe: Recipe, verify: bool) -> None:
         for package in self.packages:
@@ -61,12 +64,8 @@ class CoremlBackend:
         return "float32" if scheme == "fp32" else "float16"
 
     def lower(self, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
-        half = computes_half(assignments)
-        with quiet(), torch.no_grad():
-            install()
-            compress(twin, assignments, torch.float16 if half else torch.float32)
-            if half:
-                twin.half()
+        with quiet(), cheap_graph_passes(), torch.no_grad():
+            half = prepare(twin, assignments)
             if isinstance(twin, StatefulDecoder):
                 self._convert_functions(twin, signature, half, out)
             else:
@@ -76,7 +75,7 @@ class CoremlBackend:
         dtype = torch.float16 if computes_half(assignments) else torch.float32
         with torch.no_grad():
             for assignment in assignments:
-                if assignment.kind == LINEAR and assignment.scheme.quantized:
+                if assignment.scheme.quantized:
                     layer = module.get_submodule(assignment.layer)
                     layer.weight.copy_(dequantize(*quantize(layer.weight, assignment.scheme, dtype)))
 
@@ -92,7 +91,7 @@ class CoremlBackend:
     def decoder_details(self, form: Form) -> dict:
         return {
             "functions": [{"name": name, "tokens": tokens} for name, tokens in self.functions.items()],
-            "slots": slots(form.max_context),
+            "slots": slots(form),
             "next": "the function with the fewest tokens that takes all that are left, or else the one with most; "
             "position + tokens must not pass slots",
             "padding": "rows of zeros behind the tokens; last is the row of the last token",
@@ -101,7 +100,8 @@ class CoremlBackend:
         }
 
     def versions(self) -> dict[str, str]:
-        return {package: importlib.metadata.version(package) for package in self.packages}
+        found = {package: importlib.metadata.version(package) for package in self.packages}
+        return found | {"minimum deployment": self.deployment}
 
     def _convert_functions(self, twin: StatefulDecoder, signature: Signature, half: bool, out: Path) -> None:
         """Each function to a package of its own, one after the other for the memory's sake, then all into `out`."""
@@ -182,6 +182,19 @@ class CompressedEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, blockwise_dequantize(self.integers, self.scale, self.bits))
+
+
+def prepare(twin: nn.Module, assignments: list[Assignment]) -> bool:
+    """Round a twin's weights as assigned and put it in its arithmetic, in place; whether that is float16."""
+    install()
+    half = computes_half(assignments)
+    compress(twin, assignments, torch.float16 if half else torch.float32)
+    if half:
+        kept = [(module, module.mean, module.std) for module in twin.modules() if isinstance(module, Normalize)]
+        twin.half()
+        for module, mean, std in kept:  # pixels are normalised in float32, by constants that were never anything else
+            module.mean, module.std = mean, std
+    return half
 
 
 def compress(twin: nn.Module, assignments: list[Assignment], dtype: torch.dtype) -> None:

@@ -7,8 +7,6 @@ State belongs to one method of one program, so the decoder is a single function:
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,15 +16,12 @@ import torch
 from torch import nn
 
 from export.backends.base import Artifact
-from export.backends.coreml import CoremlBackend, Entry, compress
-from export.backends.coreml_frontend import install
+from export.backends.coreml import CoremlBackend, Entry, prepare
 from export.backends.mlpackage import check_weights, read_package
-from export.backends.pte import unpack_coreml
+from export.backends.pte import coreml_part, unpack_coreml
 from export.components import Form, Signature
-from export.components.stateful_decoder import StatefulDecoder
-from export.errors import BackendError
-from export.manifest import TensorSpec
-from export.quant.apply import Assignment, computes_half
+from export.graph_passes import cheap_graph_passes
+from export.quant.apply import Assignment
 from export.quant.recipe import Recipe
 from export.quiet import quiet
 
@@ -49,19 +44,11 @@ class CoremlDelegateBackend(CoremlBackend):
 
     def check(self, recipe: Recipe, verify: bool) -> None:
         super().check(recipe, verify)
-        if importlib.util.find_spec("executorch.backends.apple.coreml.executorchcoreml") is None:
-            raise BackendError("--delegate coreml needs ExecuTorch's Core ML part, which this machine's executorch package lacks")
+        coreml_part()
 
     def lower(self, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
-        half = computes_half(assignments)
-        with quiet(), torch.no_grad():
-            install()
-            compress(twin, assignments, torch.float16 if half else torch.float32)
-            if half:
-                twin.half()
-            if isinstance(twin, StatefulDecoder):
-                embeds, *rest = signature.inputs
-                signature = Signature((TensorSpec(embeds.name, (CHUNK, embeds.shape[1]), embeds.dtype, ""), *rest), signature.outputs)
+        with quiet(), cheap_graph_passes(), torch.no_grad():
+            half = prepare(twin, assignments)
             shapes = signature.dynamic_shapes()
             entry, inputs = Entry(twin, signature, half), signature.example_inputs()
             program = torch.export.export(entry, inputs, dynamic_shapes=shapes and (shapes,), strict=False)
@@ -95,6 +82,3 @@ class CoremlDelegateBackend(CoremlBackend):
     def check_weights(self, path: Path, twin: Callable[[], nn.Module], assignments: list[Assignment]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             check_weights(unpack_coreml(path, Path(folder)).package, twin(), assignments)
-
-    def versions(self) -> dict[str, str]:
-        return {package: importlib.metadata.version(package) for package in self.packages}

@@ -2,7 +2,7 @@
 quantized weights through it.
 
 A twin is converted in the precision that it has: nothing is cast behind its back, and what stays float32 says so in the twin.
-Four of coremltools 9.0's translations would turn such a graph into float32 in places, and one fails with NumPy 2.4.
+Three of coremltools 9.0's translations would turn such a graph into float32 in places, and one fails with NumPy 2.4.
 """
 
 from __future__ import annotations

@@ -73,8 +73,12 @@ class ExecutorchBackend:
 
     def round_weights(self, module: nn.Module, assignments: list[Assignment]) -> None:
         with quiet(), torch.no_grad():
-            quantize(module, assignments)
+            quantize(module, [assignment for assignment in assignments if assignment.kind == LINEAR])
             for assignment in assignments:
+                if assignment.kind == EMBEDDING and assignment.scheme.quantized:
+                    table = module.get_submodule(assignment.layer)
+                    rounded = Int8Embedding(table.weight)
+                    table.weight.copy_(rounded.rows.float() * rounded.scale)
                 if assignment.kind == LINEAR and assignment.scheme.quantized:
                     layer = module.get_submodule(assignment.layer)
                     layer.weight = nn.Parameter(layer.weight.dequantize(), requires_grad=False)

@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ from export.mlpackage.dtypes import STRING, to_carrier
 from export.mlpackage.types import decode_type
 from export.quant.apply import Assignment
 from export.quant.coverage import StoredWeight
-from export.quant.recipe import SCHEMES
+from export.quant.recipe import SCHEMES, Scheme
 from export.quant.rounding import dequantize, least_scale
 
 COMPRESSED = "constexpr_blockwise_shift_scale"
 FLOATS = {"fp32": 2**-24, "fp16": 2**-11}  # element type -> largest relative rounding of a value that it stores
 SMALLEST_HALF = 2**-25  # half the distance of float16's numbers around 0
+CACHES = ("keys", "values")  # names of a decoder's buffers that are states
+REPORT = "this is a fault of the converter, please report it"
 SLACK = 1 + 2**-10  # of a bound in scales: the scale itself was rounded, the quotient computed in float32
 
 
@@ -44,6 +46,11 @@ class Constant:
     bytes: int
     data: Any  # the protobuf's Value of the integers, or of the floats
     scale: Any = None  # of the scales
+
+    @property
+    def place(self) -> tuple:
+        """What tells two constants apart: where their parts are."""
+        return _place(self.data), self.scale is not None and _place(self.scale)
 
 
 def read_package(path: Path) -> Artifact:
@@ -94,19 +101,30 @@ def weights_of(package: Package) -> list[Constant]:
     """Every weight of every function, those that functions share once. Numbers and shapes, which a program is full of, are none."""
     found: dict[Any, Constant] = {}
     for function in package.program.functions.values():
-        operations = block(function).operations
-        values = {o.outputs[0].name: o.attributes["val"] for o in operations if o.type == "const"}
-        inside = set()  # names of the parts of compressed weights
-        for o in operations:
-            if o.type.startswith("constexpr_"):
-                inside |= {binding.name for argument in o.inputs.values() for binding in argument.arguments}
-                constant = _compressed(o, values)
-                found.setdefault((_place(constant.data), _place(constant.scale)), constant)
-        for name, value in values.items():
-            type = decode_type(value.type)
-            if name not in inside and isinstance(type, TensorType) and type.dtype in FLOATS and type.shape and math.prod(type.shape) > 1:  # type: ignore[arg-type]
-                found.setdefault(_place(value), Constant(name, type.dtype, type.shape, _bytes(type), value))  # type: ignore[arg-type]
+        for constant in function_weights(function):
+            found.setdefault(constant.place, constant)
     return list(found.values())
+
+
+def function_weights(function: Any) -> list[Constant]:
+    """The weights of one function."""
+    operations = block(function).operations
+    values = {o.outputs[0].name: o.attributes["val"] for o in operations if o.type == "const"}
+    found = [_compressed(o, values) for o in operations if o.type.startswith("constexpr_")]
+    inside = {  # names of the parts of compressed weights
+        binding.name
+        for o in operations
+        if o.type.startswith("constexpr_")
+        for argument in o.inputs.values()
+        for binding in argument.arguments
+    }
+    for name, value in values.items():
+        type = decode_type(value.type)
+        if name in inside or not isinstance(type, TensorType) or type.dtype not in FLOATS or not type.shape or None in type.shape:
+            continue
+        if math.prod(type.shape) > 1:  # type: ignore[arg-type]
+            found.append(Constant(name, type.dtype, type.shape, _bytes(type), value))  # type: ignore[arg-type]
+    return found
 
 
 def _compressed(operation: Any, values: dict[str, Any]) -> Constant:
@@ -148,10 +166,11 @@ def check_states(package: Package) -> None:
     """
     for name, function in package.program.functions.items():
         states = {value.name for value in function.inputs if isinstance(decode_type(value.type), StateType)}
-        writes = {o.inputs["input"].arguments[0].name for o in block(function).operations if o.type == "write_state"}
-        if states - writes:
-            lost = sorted(states - writes)[0]
-            raise BackendError(f"the package's function {name} never writes its state {lost}: the converter lost the cache's update")
+        writes = collections.Counter(o.inputs["input"].arguments[0].name for o in block(function).operations if o.type == "write_state")
+        for state in sorted(states):
+            if writes[state] != 1:
+                times = "never writes" if not writes[state] else f"writes {writes[state]} times"
+                raise BackendError(f"the package's function {name} {times} its state {state}: the converter lost the cache's update")
 
 
 def activation_bytes(body: Any) -> int:
@@ -187,38 +206,65 @@ def _state_bytes(function: Any) -> int:
 
 
 def check_weights(path: Path, twin: nn.Module, assignments: list[Assignment]) -> None:
-    """Every weight of `twin`, as it was before rounding, is in the package within half a step of its scheme.
+    """Every function of a package has every weight of `twin`, as it was before rounding, within half a step of its scheme, no compressed
+    weight beside those, and every cache of `twin` as a state.
 
     The converter names constants as it likes, and may transpose them or repeat a vector, so a weight is looked for among all
     constants that could hold it: first those that no other weight was found in.
 
     Raises:
-        RecipeError: names the weight that no constant comes close to.
+        RecipeError: names the weight that no constant comes close to, or the constant that is nobody's.
+        BackendError: a state is missing.
     """
     package = Package.open(path)
-    unclaimed, claimed = weights_of(package), []
     schemes = {f"{a.layer}.weight": a.scheme for a in assignments}
-    for name, weight in sources(twin):
-        scheme = schemes.get(name)
-        kinds = (scheme.name,) if scheme is not None and scheme.quantized else tuple(FLOATS)
-        candidates = [c for c in (*unclaimed, *claimed) if c.scheme in kinds and _could_hold(c.shape, tuple(weight.shape))]
-        if scheme is not None and scheme.quantized:
-            needed = least_scale(weight, scheme)
-            constant = next((c for c in candidates if _holds_compressed(package, c, weight, needed)), None)
-        else:
-            constant = next((c for c in candidates if _holds(package, c, weight)), None)
-        if constant is None:
-            found = f"none of the {len(candidates)} constants of its size comes close" if candidates else "no constant has its size"
-            line = f"{path.stem}: the weight {name} is not in the package as {' or '.join(kinds)}: {found}"
-            raise RecipeError(f"{line}; this is a fault of the converter, please report it")
-        if constant in unclaimed:
-            unclaimed.remove(constant)
-            claimed.append(constant)
+    weights = list(sources(twin))
+    known: dict[tuple, bool] = {}  # functions share constants
+    for name, function in package.program.functions.items():
+        _check_caches(name, function, twin)
+        unclaimed, claimed = function_weights(function), []
+        for source, weight in weights:
+            constant = _find(package, (*unclaimed, *claimed), source, weight, schemes.get(source), known, f"{path.stem}, function {name}")
+            if constant in unclaimed:
+                unclaimed.remove(constant)
+                claimed.append(constant)
+        strangers = [constant.name for constant in unclaimed if constant.scale is not None]
+        if strangers:
+            raise RecipeError(f"{path.stem}, function {name}: the compressed constant {strangers[0]} is no weight of the model; {REPORT}")
 
 
-def _could_hold(shape: tuple[int, ...], weight: tuple[int, ...]) -> bool:
-    """Whether a constant of a shape may be a weight: of the same sizes but for ones, or its rows repeated."""
-    stored, wanted = [d for d in shape if d > 1], [d for d in weight if d > 1]
+def _find(
+    package: Package, constants: Sequence[Constant], source: str, weight: Tensor, scheme: Scheme | None, known: dict, where: str
+) -> Constant:
+    """The constant that holds a weight; RecipeError where there is none."""
+    quantized = scheme is not None and scheme.quantized
+    kinds = (scheme.name,) if quantized else tuple(FLOATS)  # type: ignore[union-attr]
+    candidates = [c for c in constants if c.scheme in kinds and _could_hold(c, tuple(weight.shape))]
+    needed = least_scale(weight, scheme) if quantized and candidates else None  # type: ignore[arg-type]
+    for constant in candidates:
+        key = (source, constant.place)
+        if key not in known:
+            known[key] = _holds(package, constant, weight) if needed is None else _holds_compressed(package, constant, weight, needed)
+        if known[key]:
+            return constant
+    found = f"none of the {len(candidates)} constants of its size comes close" if candidates else "no constant has its size"
+    raise RecipeError(f"{where}: the weight {source} is not in the package as {' or '.join(kinds)}: {found}; {REPORT}")
+
+
+def _check_caches(name: str, function: Any, twin: nn.Module) -> None:
+    """A function's states are the caches of the decoder that it was made from."""
+    caches = [tuple(b.shape) for n, b in twin.named_buffers() if n.rpartition(".")[2] in CACHES]
+    types = (decode_type(value.type) for value in function.inputs)
+    states = [type.wrapped.shape for type in types if isinstance(type, StateType)]
+    if collections.Counter(caches) != collections.Counter(states):
+        raise BackendError(f"the package's function {name} has {len(states)} states, and the decoder {len(caches)} caches; {REPORT}")
+
+
+def _could_hold(constant: Constant, weight: tuple[int, ...]) -> bool:
+    """Whether a constant's shape may be a weight's: the same; of floats the same sizes but for ones, or its rows repeated."""
+    if constant.scale is not None:
+        return constant.shape == weight
+    stored, wanted = [d for d in constant.shape if d > 1], [d for d in weight if d > 1]
     return sorted(stored) == sorted(wanted) or stored[len(stored) - len(wanted) :] == wanted
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from export.backends.base import Artifact
-from export.errors import NO_SPACE, BundleError
+from export.errors import NO_SPACE, BackendError, BundleError
 from export.quant.coverage import StoredWeight
 from export.quiet import quiet
 
@@ -142,21 +142,35 @@ class CoremlDelegate:
     outputs: tuple[str, ...]
 
 
+def coreml_part() -> Any:
+    """ExecuTorch's module for the blobs of its Core ML delegate.
+
+    Raises:
+        BackendError: this machine has none.
+    """
+    try:
+        with quiet():
+            from executorch.backends.apple.coreml import executorchcoreml
+    except ImportError as error:
+        raise BackendError(f"Core ML delegates need ExecuTorch with its Core ML part ({error}): pip install -e '.[executorch]'") from None
+    return executorchcoreml
+
+
 def unpack_coreml(path: Path, folder: Path) -> CoremlDelegate:
     """Unpack the one Core ML delegate of a program into `folder`.
 
     Raises:
         BundleError: the file is no program, or Core ML runs less than all of it.
     """
+    executorchcoreml = coreml_part()
     with quiet():
-        from executorch.backends.apple.coreml import executorchcoreml
         from executorch.exir._serialize._program import deserialize_pte_binary
     try:
         pte = deserialize_pte_binary(path.read_bytes())
         plan = pte.program.execution_plan[0]
         blobs = [pte.program.backend_delegate_data[d.processed.index].data for d in plan.delegates if d.id == COREML]
         calls = sum(type(i.instr_args).__name__ == "KernelCall" for chain in plan.chains for i in chain.instructions)
-        if len(blobs) == 1 and calls == 0:
+        if len(blobs) == len(plan.delegates) == 1 and calls == 0:
             executorchcoreml.unflatten_directory_contents(bytes(blobs[0]), str(folder))
             metadata = json.loads((folder / "lowered_module" / "metadata.json").read_text())
             names = (tuple(metadata["inputNames"]), tuple(metadata["outputNames"]))

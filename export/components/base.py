@@ -55,6 +55,7 @@ class Form:
     half: bool = False
     index_dtype: str = "int64"
     least_tokens: int = 1  # that a graph with a dynamic axis takes
+    chunks: tuple[int, ...] = ()  # tokens of the functions of a decoder with fixed sizes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,7 +94,7 @@ def signature(config: ModelConfig, form: Form) -> Signature:
 
 def twin(model: MobileVideoGPT, form: Form) -> nn.Module:
     if form.decoder == "coreml_state":
-        return stateful_decoder.StatefulDecoder(model.decoder, form.max_context)
+        return stateful_decoder.StatefulDecoder(model.decoder, form)
     return DecoderGraph(model.decoder, form.max_context)
 
 

@@ -2,7 +2,8 @@
 
 A function takes a fixed number of tokens, N; the host covers a prompt with the functions of a bundle and pads the last one. What
 padding writes lies beyond the prompt, is attended to by padding alone, and is overwritten by the tokens that come next. Core ML needs
-every size fixed, or falls back to slower paths; the state's last two axes are multiples of 32 for the Neural Engine.
+every size fixed, or falls back to slower paths; the state's slots are a multiple of 32 for the Neural
+Engine, and a head's width is one in the released models.
 
 Shapes: N tokens of a call, S slots of the cache, D width, H query heads, K key/value heads, G = H / K, E head width, V vocabulary.
 """
@@ -25,9 +26,9 @@ HIDDEN = -40000.0  # added to what must not be attended to: float16 has no large
 CHUNKS = (512, 64, 1)  # tokens of the functions: prefill, a question, decoding
 
 
-def slots(max_context: int) -> int:
-    """Slots of the cache: the context, rounded up."""
-    return -(-max_context // SLOT_MULTIPLE) * SLOT_MULTIPLE
+def slots(form: Form) -> int:
+    """Slots of the cache: the context, and what the smallest function's padding writes behind its last token, rounded up."""
+    return -(-(form.max_context + min(form.chunks) - 1) // SLOT_MULTIPLE) * SLOT_MULTIPLE
 
 
 def function_name(tokens: int) -> str:
@@ -83,9 +84,9 @@ class StatefulLayer(nn.Module):
 class StatefulDecoder(nn.Module):
     """embeds [N, D], position [1] int32, last [1] int32 -> logits [V] of row `last`. N of 1 has no `last`."""
 
-    def __init__(self, decoder: Qwen2Decoder, max_context: int):
+    def __init__(self, decoder: Qwen2Decoder, form: Form):
         super().__init__()
-        capacity, config = slots(max_context), decoder.config
+        capacity, config = slots(form), decoder.config
         self.groups = config.heads // config.kv_heads
         self.layers = nn.ModuleList(StatefulLayer(layer, config, capacity) for layer in decoder.layers)
         self.norm, self.head = RMSNormInRange(decoder.norm), decoder.head
@@ -117,9 +118,12 @@ class StatefulDecoder(nn.Module):
 
 
 def signature(config: ModelConfig, form: Form) -> Signature:
-    shape = ("tokens", config.decoder.width)
-    embeds = TensorSpec("embeds", shape, "float32", "embeddings of the new tokens, padded to the function's number")
+    sizes = ", ".join(str(tokens) for tokens in form.chunks)
+    tokens: str | int = "tokens" if len(form.chunks) > 1 else form.chunks[0]
+    text = f"embeddings of the new tokens, padded to a function's number: {sizes}"
+    embeds = TensorSpec("embeds", (tokens, config.decoder.width), "float32", text)
     position = TensorSpec("position", (1,), form.index_dtype, "how many tokens the cache already holds")
     last = TensorSpec("last", (1,), form.index_dtype, "row of the last token that is no padding (not an input of decode)")
     logits = TensorSpec("logits", (config.decoder.vocab,), "float32", "logits of that token")
-    return Signature((embeds, position, last), (logits,), (DynamicAxis("tokens", min(CHUNKS), max(CHUNKS)),))
+    axes = (DynamicAxis("tokens", min(form.chunks), max(form.chunks)),) if len(form.chunks) > 1 else ()
+    return Signature((embeds, position, last), (logits,), axes)

@@ -1,4 +1,5 @@
-"""Reading Core ML packages (`.mlpackage`): the protobuf, its types and constants, the weight file. A leaf: needs PyTorch only."""
+"""Reading Core ML packages (`.mlpackage`): the protobuf, its types and constants, the weight file. A leaf: needs PyTorch,
+and of coremltools the protobuf's description."""
 
 from export.mlpackage.dtypes import DTYPES, DType
 from export.mlpackage.package import Package

@@ -163,7 +163,7 @@ class DelegateEngine(InterpreterEngine):
         self.load(graph)
         names = self._names[graph]
         entry = self._bundle.manifest.graphs[graph]
-        arrays = {inside: inputs[spec.name] for inside, spec in zip(names.inputs, entry.inputs)}
+        arrays = {inside: inputs[spec.name] for inside, spec in zip(names.inputs, entry.inputs, strict=True)}
         results = super().run(graph, MAIN, arrays)
         return {spec.name: results[inside] for inside, spec in zip(names.outputs, entry.outputs)}
 
@@ -185,11 +185,11 @@ class CoremlEngine:
 
     def run(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         model = self._model(graph, function)
-        if graph == "decoder" and self._state is None:
-            self._state = model.make_state()
         try:
+            if graph == "decoder" and self._state is None:
+                self._state = model.make_state()
             return model.predict(dict(inputs), self._state) if graph == "decoder" else model.predict(dict(inputs))
-        except RuntimeError as error:
+        except Exception as error:  # coremltools raises bare Exceptions, also for a model that it could not load and only warned of
             raise BundleError(f"{self._bundle.folder}: Core ML cannot run the graph {graph} ({one_line(error)})") from error
 
     def _model(self, graph: str, function: str) -> Any:
@@ -202,7 +202,7 @@ class CoremlEngine:
                 name = {} if function == MAIN else {"function_name": function}
                 try:
                     self._models[key] = ct.models.MLModel(str(self._bundle.graph_path(graph)), compute_units=units, **name)
-                except (RuntimeError, ValueError) as error:
+                except Exception as error:  # as above
                     raise BundleError(f"{self._bundle.folder}: Core ML cannot load the graph {graph} ({one_line(error)})") from error
         return self._models[key]
 
@@ -211,7 +211,10 @@ def _functions(bundle: Bundle) -> tuple[dict[str, int], int]:
     """The decoder's functions with their numbers of tokens, and the slots of its cache."""
     details = bundle.manifest.decoder.details
     try:
-        return {str(f["name"]): int(f["tokens"]) for f in details["functions"]}, int(details["slots"])
+        functions, slots = {str(f["name"]): int(f["tokens"]) for f in details["functions"]}, int(details["slots"])
+        if not functions or min(functions.values()) < 1 or slots < bundle.manifest.decoder.max_context:
+            raise ValueError("sizes that no decoder has")
+        return functions, slots
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{bundle.folder}: its manifest does not say how to drive the decoder ({error}): build it again") from None
 

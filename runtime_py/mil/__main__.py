@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from export.arguments import ArgumentParser
-from export.errors import ExportError, PackageError, command
+from export.errors import ExportError, PackageError, command, one_line
 from runtime_py.files import check_writable, replacing
 from runtime_py.mil.graph import Function
 from runtime_py.mil.program import Program
@@ -31,8 +31,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             raise ValueError("is a single array: save it by its name with numpy.savez")
         with archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ExportError(f"{path} cannot be read as an .npz file: {error}") from error
+    except Exception as error:  # a damaged archive fails in NumPy, zipfile, zlib and tokenize, each with errors of its own
+        raise ExportError(f"{path} cannot be read as an .npz file: {one_line(error)}") from error
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -112,6 +112,10 @@ def _take(array: np.ndarray, name: str, type: ValueType, function: str, feature:
     dtype = DTYPES[type.dtype]
     if array.dtype.kind not in ("f" if dtype.floating else "biu"):
         raise PackageError(f"{where}: holds {array.dtype}, and is declared as {type}")
+    if array.size and not dtype.floating and dtype.name != "bool":
+        limits = np.iinfo(dtype.numpy)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise PackageError(f"{where}: holds numbers that {dtype.name} cannot hold")
     if dtype.name == "bf16":
         return rounded(torch.from_numpy(array.astype(np.float32)), dtype)
     with np.errstate(over="ignore"):

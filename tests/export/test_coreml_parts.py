@@ -75,10 +75,10 @@ def test_rows_are_read_and_written_at_a_position():
 @torch.inference_mode()
 def test_the_stateful_decoder_is_the_eager_one(tiny_checkpoint):
     checkpoint = open_checkpoint(str(tiny_checkpoint))
-    form = Form(300, decoder="coreml_state", half=True, index_dtype="int32")
+    form = Form(300, decoder="coreml_state", half=True, index_dtype="int32", chunks=(64, 1))
     twin = COMPONENTS["decoder"].twin(checkpoint.load(parts=("decoder",)), form).eval()
     decoder, config = checkpoint.load(parts=("decoder",)).decoder, checkpoint.config.decoder
-    cache = KeyValueCache(config, slots(300), torch.float32)
+    cache = KeyValueCache(config, slots(form), torch.float32)
     x = torch.randn(90, config.width, generator=torch.Generator().manual_seed(0))
     position = 0
     for real, padded in ((40, 64), (1, 1), (30, 32), (1, 1), (18, 18)):  # the next call overwrites what padding wrote

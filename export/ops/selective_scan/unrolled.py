@@ -126,12 +126,13 @@ def entering_states(ends: Tensor, elapsed: Tensor, A: Tensor, levels: tuple[int,
 def pass_on(ends: Tensor, left: Tensor, middle: int) -> tuple[Tensor, Tensor]:
     """From block to block inside each superblock, which begins with zeros: the states before each block, [K, G, N, D], and at
     the superblocks' ends, [T3, G, N, D]."""
-    state = torch.zeros_like(ends[: ends.shape[0] // middle])
+    (state, *later), (_, *lefts) = ends.chunk(middle), left.chunk(middle)
     before = []
-    for end, left_j in zip(ends.chunk(middle), left.chunk(middle)):
+    for end, left_j in zip(later, lefts):
         before.append(state)
         state = left_j * state + end
-    return torch.cat(before), state
+    # Padded, since zeros to concatenate would be stored as a constant of a megabyte.
+    return F.pad(torch.cat(before), (0, 0, 0, 0, 0, 0, state.shape[0], 0)), state
 
 
 def entering_states_by_pairs(ends: Tensor, elapsed: Tensor, A: Tensor) -> Tensor:

@@ -76,5 +76,5 @@ def test_the_table_hides_no_case():
     kinds = [suite.RIGHT] * 5 + [suite.WRONG, suite.DISPUTED, suite.REFUSED, suite.REFUSED, suite.NOT_RUN]
     results = [{"case": f"test[{i}]", "family": "pool", "kind": kind, "reason": f"since {kind}"} for i, kind in enumerate(kinds)]
     text = suite.table(results)
-    assert "| pool | 9 | 5 | 1 | 1 | 2 | 77.8% | 1 |" in text and "| all | 9 | 5 | 1 | 1 | 2 | 77.8% | 1 |" in text
+    assert "| pool | 9 | 5 | 1 | 1 | 2 | 77.7% | 1 |" in text and "| all | 9 | 5 | 1 | 1 | 2 | 77.7% | 1 |" in text
     assert "- disputed, 1: since disputed (`test[6]`)" in text and "- refused, 2: since refused (`test[7]`)" in text
