@@ -89,8 +89,9 @@ def report(ladders: dict[str, tuple[StageParity, ...]]) -> str:
 
 def first_failure(ladders: dict[str, tuple[StageParity, ...]]) -> str | None:
     """One line on the first stage that fails; None where all pass."""
-    lines = (f"{name}: {why}" for name, ladder in ladders.items() if (why := failure(ladder)))
-    return next(lines, None)
+    failures = {name: why for name, ladder in ladders.items() if (why := failure(ladder))}
+    named = [why if len(ladders) == 1 else f"{name}: {why}" for name, why in failures.items()]
+    return named[0] if named else None
 
 
 def reference_of(

@@ -77,7 +77,9 @@ class CoremlBackend:
             for assignment in assignments:
                 if assignment.scheme.quantized:
                     layer = module.get_submodule(assignment.layer)
-                    layer.weight.copy_(dequantize(*quantize(layer.weight, assignment.scheme, dtype)))
+                    # A parameter of its own: a tied head and table are rounded by different schemes.
+                    rounded = dequantize(*quantize(layer.weight, assignment.scheme, dtype))
+                    layer.weight = nn.Parameter(rounded, requires_grad=False)
 
     def describe(self, path: Path, signature: Signature, about: Mapping[str, str]) -> None:
         describe_package(path, signature, about)

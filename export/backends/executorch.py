@@ -78,7 +78,7 @@ class ExecutorchBackend:
                 if assignment.kind == EMBEDDING and assignment.scheme.quantized:
                     table = module.get_submodule(assignment.layer)
                     rounded = Int8Embedding(table.weight)
-                    table.weight.copy_(rounded.rows.float() * rounded.scale)
+                    table.weight = nn.Parameter(rounded.rows.float() * rounded.scale, requires_grad=False)  # the head may share the old one
                 if assignment.kind == LINEAR and assignment.scheme.quantized:
                     layer = module.get_submodule(assignment.layer)
                     layer.weight = nn.Parameter(layer.weight.dequantize(), requires_grad=False)

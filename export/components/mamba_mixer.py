@@ -36,8 +36,8 @@ class _Mixer(nn.Module):
         self.in_proj, self.directions, self.out_proj = mixer.in_proj, mixer.directions, mixer.out_proj
         both = list(mixer.directions)
         self.channels, self.kernel = both[0].conv.in_channels, both[0].conv.kernel_size[0]
-        self.register_buffer("A", -torch.exp(torch.stack([direction.A_log for direction in both])))  # [2, D, N]
-        self.register_buffer("D", torch.stack([direction.D for direction in both]))  # [2, D]
+        A, D = -torch.exp(torch.stack([direction.A_log for direction in both])), torch.stack([direction.D for direction in both])
+        self.A, self.D = (nn.Parameter(x.detach(), requires_grad=False) for x in (A, D))  # [2, D, N], [2, D]
         for direction in both:
             del direction.A_log, direction.D  # they live on in the two above
 
