@@ -253,7 +253,7 @@ def no_state(folder: Path) -> None:
 
 
 FAULTS = {
-    weights_of_another_layer: "function decode: the weight layers.1",
+    weights_of_another_layer: "function decode: the weight layers.",
     no_state: "has 0 states, and the decoder 4 caches",
     dropped_write: "never writes its state",
     wrong_mask: "greedy_ids",
