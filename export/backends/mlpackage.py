@@ -218,7 +218,7 @@ def check_weights(path: Path, twin: nn.Module, assignments: list[Assignment]) ->
     """
     package = Package.open(path)
     schemes = {f"{a.layer}.weight": a.scheme for a in assignments}
-    weights = list(sources(twin))
+    weights = [(source, weight) for source, weight in sources(twin) if source in schemes or not _is_uniform(weight)]
     known: dict[tuple, bool] = {}  # functions share constants
     for name, function in package.program.functions.items():
         _check_caches(name, function, twin)
@@ -231,6 +231,11 @@ def check_weights(path: Path, twin: nn.Module, assignments: list[Assignment]) ->
         strangers = [constant.name for constant in unclaimed if constant.scale is not None]
         if strangers:
             raise RecipeError(f"{path.stem}, function {name}: the compressed constant {strangers[0]} is no weight of the model; {REPORT}")
+
+
+def _is_uniform(weight: Tensor) -> bool:
+    """Whether a weight is one number throughout: a norm of ones, a bias of zeros. The converter drops it or stores the number."""
+    return bool((weight == weight.reshape(-1)[0]).all())
 
 
 def _find(

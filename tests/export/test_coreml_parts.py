@@ -18,13 +18,15 @@ from export.mlpackage import Package
 from export.model.norm import RMSNorm
 from export.model.qwen2 import KeyValueCache
 from export.ops.rows import read_rows, write_rows
+from export.plan import plan_build
+from export.quant.presets import parse
 from export.quant.recipe import SCHEMES
 from export.quant.rounding import dequantize, quantize
 from export.quiet import quiet
 from runtime_py import parity
 from runtime_py.load import backend_of_bundle
 from runtime_py.mil import Program
-from tests.numerics import max_error, rms_error
+from tests.numerics import DEMO, max_error, rms_error
 
 
 class TestRounding:
@@ -139,6 +141,20 @@ def test_the_oldest_system_is_the_one_asked_for(deployment, opset, tiny_checkpoi
     with torch.inference_mode():
         wanted = checkpoint.load(parts=component.parts).image_projector(x)
     assert max_error(torch.from_numpy(program.run({"features": x.numpy()})["tokens"]), wanted) <= 1e-4  # no scheme: float32
+
+
+def test_weights_of_one_number_may_be_dropped(tmp_path):
+    """The demo's norms are all ones, and a product with ones is no operation."""
+    checkpoint, backend = open_checkpoint(str(DEMO)), CoremlBackend()
+    component, form = COMPONENTS["video_encoder"], backend.form(300)
+
+    def twin():
+        return component.twin(checkpoint.load(parts=component.parts), form).eval()
+
+    plan = plan_build(checkpoint, parse("int8", [], list(COMPONENTS)), form)
+    assignments = next(list(graph.assignments) for graph in plan.graphs if graph.name == "video_encoder")
+    backend.lower(twin(), component.signature(checkpoint.config, form), assignments, tmp_path / "video_encoder.mlpackage")
+    backend.check_weights(tmp_path / "video_encoder.mlpackage", twin, assignments)
 
 
 @pytest.mark.full
