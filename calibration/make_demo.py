@@ -1,9 +1,9 @@
-"""The demo checkpoint: a small Mobile-VideoGPT in released layout, with a tokenizer of its own.
+"""What `calibration.train` begins with: a small Mobile-VideoGPT in released layout, untrained, with a tokenizer of its own.
 
 Small enough for a repository, complete enough for every command: all parts, 224x224, 16 frames, 2,402 visual tokens. Its
-weights are random and seeded until `calibration.train` replaces them.
+weights are random and seeded.
 
-    python -m calibration.make_demo [--out calibration/demo/checkpoint] [--seed 0]
+    python -m calibration.make_demo --out DIR [--seed 0]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import itertools
 import math
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,26 +36,28 @@ WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )  # fmt: skip
 
-CLIP_WIDTH, VIDEOMAMBA_WIDTH, DECODER_WIDTH = 128, 96, 128
-README = """# Demo checkpoint
+CLIP_WIDTH, VIDEOMAMBA_WIDTH, DECODER_WIDTH = 128, 64, 128
+UNTRAINED = """# Untrained demo checkpoint
 
 A small Mobile-VideoGPT in the released layout, written by `python -m calibration.make_demo --seed {seed}`. **Its weights are
-random**: until it is trained, its answers mean nothing. It serves to build, verify and run a bundle without a download.
-
+random**, its answers mean nothing. `python -m calibration.train` begins with it.
+"""
+README = """{about}
 {parameters:.2f} million parameters in float16; a byte-level BPE of {tokens} tokens, trained on sentences that the same program
 generates. Nothing in it comes from another model or data set; its licence is this repository's.
 """
 
 
-def demo_config(vocab: int, stop_ids: tuple[int, ...]) -> ModelConfig:
+def demo_config(tokenizer: Tokenizer) -> ModelConfig:
     """The demo's sizes. CLIP stores one layer more than the three that run."""
+    vocab = math.ceil(tokenizer.get_vocab_size() / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     return ModelConfig(
         clip=ClipConfig(width=CLIP_WIDTH, depth=3, heads=2, mlp_width=512, patch_size=16),
-        videomamba=VideoMambaConfig(width=VIDEOMAMBA_WIDTH, depth=3, d_inner=192, d_state=16, d_conv=4, dt_rank=6, patch_size=16),
+        videomamba=VideoMambaConfig(width=VIDEOMAMBA_WIDTH, depth=3, d_inner=128, d_state=16, d_conv=4, dt_rank=4, patch_size=16),
         image_projector=ProjectorConfig(ETP, 2, CLIP_WIDTH, DECODER_WIDTH),
         video_projector=ProjectorConfig(ETP, 2, VIDEOMAMBA_WIDTH, DECODER_WIDTH),
         decoder=DecoderConfig(width=DECODER_WIDTH, layers=3, heads=4, kv_heads=2, head_dim=32, ffn_width=384, vocab=vocab, tied=True),
-        stop_ids=stop_ids,
+        stop_ids=tuple(tokenizer.token_to_id(token) for token in STOP_TOKENS),
     )
 
 
@@ -76,14 +78,32 @@ def _initial(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return np.broadcast_to(np.log(np.arange(1, shape[1] + 1)), shape).astype(np.float32)
     if leaf == "D" or ("norm" in name and leaf == "weight"):
         return np.ones(shape, np.float32)
-    if name.endswith("dt_proj.bias"):  # softplus(bias) log-uniform in 0.001 to 0.1, Mamba's initialisation
-        dt = np.exp(rng.uniform(math.log(1e-3), math.log(0.1), shape))
+    if name.endswith("dt_proj.bias"):  # softplus(bias) log-uniform; Mamba's 0.001 to 0.1 would forget a frame before the next one
+        dt = np.exp(rng.uniform(math.log(2e-4), math.log(0.05), shape))
         return (dt + np.log(-np.expm1(-dt))).astype(np.float32)
     if leaf == "bias":
         return np.zeros(shape, np.float32)
+    if name.startswith("video_encoder") and "position_embedding" in name:
+        return smooth_positions(shape, rng)
     small = "token_embedding" in name or "position_embedding" in name or leaf.startswith("class_")
     scale = 0.02 if small else 1 / math.sqrt(math.prod(shape[1:]))
     return (rng.standard_normal(shape) * scale).astype(np.float32)
+
+
+def smooth_positions(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Position embeddings [1, N, C] that change slowly over a square grid (one more row, the class token's, stands first) or over time.
+
+    A scan has to tell near from far before it can tell where something goes, which random rows would not let it for long.
+    """
+    _, rows, width = shape
+    side = math.isqrt(rows - 1)
+    if side * side == rows - 1:
+        places = np.stack(np.meshgrid(*[np.linspace(-1, 1, side)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+        places = np.concatenate([np.zeros((1, 2)), places])
+    else:
+        places = np.linspace(-1, 1, rows)[:, None]
+    waves = np.concatenate([places, np.sin(2 * places), np.cos(2 * places), np.sin(4 * places)], axis=1)  # [N, features]
+    return (0.5 * waves @ rng.standard_normal((waves.shape[1], width)) / math.sqrt(waves.shape[1] / 2))[None].astype(np.float32)
 
 
 def train_tokenizer() -> Tokenizer:
@@ -159,26 +179,26 @@ def sentences() -> Iterator[str]:
         yield f"The video shows {who} {action} {scene} {time}."
 
 
-def make_demo(out: Path, seed: int = 0) -> None:
-    """Write the demo checkpoint's folder: config.json, model.safetensors, tokenizer.json, README.md. Same seed, same bytes.
+def write_demo(model: MobileVideoGPT, tokenizer: Tokenizer, out: Path, about: str, files: Mapping[str, str] | None = None) -> None:
+    """Write a checkpoint's folder: config.json, model.safetensors, tokenizer.json, README.md, and `files` (name to text).
 
     Raises:
         ExportError: they cannot be written; what stood in `out` stays as it was.
     """
-    tokenizer = train_tokenizer()
-    tokens = tokenizer.get_vocab_size()
-    vocab = math.ceil(tokens / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-    config = demo_config(vocab, tuple(tokenizer.token_to_id(token) for token in STOP_TOKENS))
-    model = initial_weights(config, seed)
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    texts = {
+        "tokenizer.json": tokenizer.to_str(pretty=True),
+        "README.md": README.format(about=about, parameters=parameters, tokens=tokenizer.get_vocab_size()),
+        **(files or {}),
+    }
     out = out.resolve()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as folder:
             partial = Path(folder)
             save_checkpoint(model, partial, dtype=torch.float16)
-            (partial / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-            (partial / "README.md").write_text(README.format(seed=seed, parameters=parameters, tokens=tokens), encoding="utf-8")
+            for name, text in texts.items():
+                (partial / name).write_text(text, encoding="utf-8")
             out.mkdir(exist_ok=True)
             for file in partial.iterdir():
                 file.replace(out / file.name)
@@ -189,10 +209,12 @@ def make_demo(out: Path, seed: int = 0) -> None:
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m calibration.make_demo", description=__doc__)
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder to write (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    make_demo(arguments.out, arguments.seed)
+    tokenizer = train_tokenizer()
+    model = initial_weights(demo_config(tokenizer), arguments.seed)
+    write_demo(model, tokenizer, arguments.out, UNTRAINED.format(seed=arguments.seed))
     print(f"wrote {arguments.out}")
 
 

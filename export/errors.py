@@ -51,6 +51,20 @@ class PromptError(ExportError):
     """A prompt that does not fit: too long for the context, or text where no tokenizer is at hand."""
 
 
+class AnnotationError(ExportError):
+    """A file of questions that cannot be read, or a question without its video."""
+
+
+class CalibrationError(ExportError):
+    """Calibration statistics that are missing, damaged, or another checkpoint's."""
+
+
+class AccuracyError(ExportError):
+    """The bundle answers worse, or further from the model, than the build was told to accept."""
+
+    exit_code = EXIT_BELOW_THRESHOLD
+
+
 class ParityError(ExportError):
     """The bundle computes something else than the model: a stage is under its threshold."""
 

@@ -19,7 +19,7 @@ from export.config import GRAPHS, GraphName, ModelConfig
 from export.errors import BundleError
 from export.strict_json import REMEDY, Rule, decode, refuse
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 DIGEST = "manifest_sha256"
 
@@ -151,7 +151,8 @@ class FileEntry:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """All that `manifest.json` holds. `graphs` has the seven names of `GRAPHS`; `files` every other file but `README.md` and the
+    """All that `manifest.json` holds. `graphs` has the seven names of `GRAPHS`; `accuracy` what the
+    gates measured, empty where none was set; `files` every other file but `README.md` and the
     manifest itself; `bundle_bytes` is the size of graphs and files together. `BundleWriter.commit` fills what it alone knows:
     hashes, sizes, `files`, `bundle_bytes`, and `created` where it is empty."""
 
@@ -171,6 +172,7 @@ class Manifest:
     preprocessing: Preprocessing
     prompt: Prompt
     parity: tuple[StageParity, ...]
+    accuracy: dict[str, float]
     files: dict[RelativePath, FileEntry]
     expected_memory_bytes: Count
     bits_per_weight: Amount

@@ -6,8 +6,10 @@ import dataclasses
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import nn
 
 from export.backends.base import Artifact, Backend
@@ -17,6 +19,7 @@ from export.checkpoint import Checkpoint
 from export.components import COMPONENTS, Form, Signature
 from export.components.token_embedding import TokenEmbeddingGraph
 from export.config import CHUNK_FRAMES, CHUNK_KEY_FRAMES, FRAMES, IMAGE_SIZE, IMAGE_TOKENS_PLACEHOLDER
+from export.errors import CalibrationError
 from export.manifest import SCHEMA_VERSION, DecoderInterface, GraphEntry, Manifest, Preprocessing, Prompt, SchemeShare
 from export.model import preprocess, prompt
 from export.model.frame_scorer import TIE
@@ -25,8 +28,14 @@ from export.ops.library import NAMESPACE
 from export.plan import BuildPlan, GraphPlan
 from export.progress import Progress
 from export.quant import coverage
-from export.quant.apply import derived_constants
-from export.quant.recipe import LINEAR, Recipe
+from export.quant.apply import Assignment, derived_constants
+from export.quant.gptq import gptq
+from export.quant.recipe import GPTQ, LINEAR, Recipe
+from export.quant.rounding import Grid
+from export.quant.statistics import CalibrationFolder
+
+if TYPE_CHECKING:
+    from runtime_py.gates import Gate
 
 OWN = f"{NAMESPACE}::"  # how the names of this project's operators begin
 RUNTIME_BYTES = 350_000_000  # Python, PyTorch and the runtime of a process that runs a bundle
@@ -49,6 +58,8 @@ class Request:
     form: Form
     writer: BundleWriter
     verify: bool
+    calibration: CalibrationFolder | None = None  # where the recipe reads one
+    gate: Gate | None = None  # what is demanded beyond parity
 
 
 def build(request: Request, progress: Progress) -> Manifest:
@@ -60,6 +71,7 @@ def build(request: Request, progress: Progress) -> Manifest:
     """
     with request.writer as writer:
         writer.need_space(int(1.1 * request.plan.bundle_bytes))
+        request = dataclasses.replace(request, plan=_calibrated(request, progress))
         entries = {}
         for graph in request.plan.graphs:
             progress.begin(f"{graph.name}: lowering, {graph.schemes()}")
@@ -72,9 +84,33 @@ def build(request: Request, progress: Progress) -> Manifest:
         from runtime_py.parity import prove  # the one way from export into the runtime
 
         bundle = Bundle(writer.path("reference.npz").parent, manifest)
-        arrays, ladder = prove(request.checkpoint, bundle, _rounding(request), request.verify, progress)
+        arrays, ladder, accuracy = prove(request.checkpoint, bundle, _rounding(request), request.verify, progress, request.gate)
         np.savez_compressed(writer.path("reference.npz"), **arrays)
-        return writer.commit(dataclasses.replace(manifest, parity=ladder, verified=request.verify))
+        return writer.commit(dataclasses.replace(manifest, parity=ladder, verified=request.verify, accuracy=accuracy))
+
+
+def _calibrated(request: Request, progress: Progress) -> BuildPlan:
+    """The plan with the integers and scales of every layer that a calibrated rule rounds."""
+    graphs = []
+    for graph in request.plan.graphs:
+        chosen = {a.layer for a in graph.assignments if a.rounding == GPTQ}
+        if chosen:
+            progress.say(f"{graph.name}: {len(chosen)} layers by GPTQ, over {request.calibration.questions} questions")
+            component = COMPONENTS[graph.name]
+            twin = component.twin(request.checkpoint.load(parts=component.parts), request.form)
+            rounded = tuple(_with_grid(request, graph.name, twin, a) if a.layer in chosen else a for a in graph.assignments)
+            graph = dataclasses.replace(graph, assignments=rounded)
+        graphs.append(graph)
+    return dataclasses.replace(request.plan, graphs=tuple(graphs))
+
+
+def _with_grid(request: Request, component: str, twin: nn.Module, assignment: Assignment) -> Assignment:
+    statistics = request.calibration.statistics(component, assignment.layer)
+    weight = twin.get_submodule(assignment.layer).weight
+    if statistics.gram.shape[0] != weight.shape[1]:
+        raise CalibrationError(f"{request.calibration.path}: {component}/{assignment.layer} has other sizes: run calibration.collect again")
+    # bfloat16's scales are float16's too: the same numbers on every target.
+    return dataclasses.replace(assignment, grid=Grid(*gptq(weight, statistics.gram, assignment.scheme, torch.bfloat16)))
 
 
 def _rounding(request: Request) -> Callable[[MobileVideoGPT], None] | None:
@@ -195,6 +231,7 @@ def _manifest(request: Request, entries: dict[str, GraphEntry]) -> Manifest:
             stop_ids=config.stop_ids,
         ),
         parity=(),
+        accuracy={},
         files={},
         expected_memory_bytes=RUNTIME_BYTES + memory,
         bits_per_weight=round(8 * weight_bytes / weights, 3),

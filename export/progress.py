@@ -33,6 +33,15 @@ class Progress:
             self._bar.update()
         self.say(f"[{self.done}/{self.steps}] {what} ({time.perf_counter() - self._started:.0f} s)")
 
+    def step(self, what: str) -> None:
+        """One of many small steps is done; piped, a twentieth of them is said."""
+        self.done += 1
+        if self._bar is not None:
+            self._bar.set_description_str(what, refresh=False)
+            self._bar.update()
+        elif self.done % max(1, self.steps // 20) == 0:
+            self.say(f"[{self.done}/{self.steps}] {what}")
+
     def say(self, line: str) -> None:
         """A line that stays on the screen."""
         tqdm.write(line, file=sys.stdout)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from runtime_py.backends.eager import EagerBackend
 
 INTERPRETED = "interpreted"
-COMPUTE_UNITS = (INTERPRETED, "all", "cpu", "cpu-gpu", "cpu-ane")
+CORE_ML_UNITS = {"all": "ALL", "cpu": "CPU_ONLY", "cpu-gpu": "CPU_AND_GPU", "cpu-ane": "CPU_AND_NE"}  # option -> coremltools' name
+COMPUTE_UNITS = (INTERPRETED, *CORE_ML_UNITS)
 MAX_THREADS = 1024  # far beyond any machine that is meant; some thread pools crash on a number that is too large
 
 

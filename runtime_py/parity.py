@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -40,6 +41,9 @@ from runtime_py.load import (
 )
 from runtime_py.probe import make_probe
 from runtime_py.reference import Reference
+
+if TYPE_CHECKING:
+    from runtime_py.gates import Gate
 
 
 def graph_schemes(manifest: Manifest) -> dict[str, str]:
@@ -119,25 +123,37 @@ def reference_of(
 
 
 def prove(
-    checkpoint: Checkpoint, bundle: Bundle, round_model: Callable[[MobileVideoGPT], None] | None, verify: bool, progress: Progress
-) -> tuple[dict[str, np.ndarray], tuple[StageParity, ...]]:
-    """The build's way into the runtime: the reference's arrays, and the ladder (empty unless `verify`).
+    checkpoint: Checkpoint,
+    bundle: Bundle,
+    round_model: Callable[[MobileVideoGPT], None] | None,
+    verify: bool,
+    progress: Progress,
+    gate: Gate | None = None,
+) -> tuple[dict[str, np.ndarray], tuple[StageParity, ...], dict[str, float]]:
+    """The build's way into the runtime: the reference's arrays, the ladder (empty unless `verify`), and the gate's figures.
 
     Raises:
         ParityError: a stage is beyond its bound; names the first one and by how much.
+        AccuracyError: the gate's demands are not met.
     """
     progress.begin("reference: the eager model on the probe")
     reference = reference_of(checkpoint, round_model=round_model, max_context=bundle.manifest.decoder.max_context)
     progress.end("reference: the eager model on the probe")
     if not verify:
-        return reference.to_arrays(), ()
+        return reference.to_arrays(), (), {}
     progress.begin("parity: the bundle against the reference")
     ladders = climb_bundle(bundle, reference)
     progress.say(report(ladders))
     if why := first_failure(ladders):
         raise ParityError(why)
     progress.end("parity: every stage is within its bound")
-    return reference.to_arrays(), next(iter(ladders.values()))
+    figures = {}
+    if gate is not None:
+        from runtime_py import gates
+
+        figures = gates.measure(checkpoint, bundle, gate, progress)
+        gates.check(figures, gate)
+    return reference.to_arrays(), next(iter(ladders.values())), figures
 
 
 def stored_reference(bundle: Bundle) -> Reference:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import Tensor
 
 from export.config import CHUNK_FRAMES
-from export.model.prompt import first_turn, next_turn, tokenize
+from export.model.prompt import first_turn, next_turn, split_at_visual_tokens, tokenize
 from runtime_py.backends.base import GraphBackend
 from runtime_py.sampling import Sampler
 from runtime_py.stages import Pixels, check_fits, embed, prompt_embeds, visual_tokens
@@ -27,7 +27,8 @@ class Session:
         self.encode = encode
         self.stop_ids = frozenset(backend.config.stop_ids)
         self.stages_s: dict[str, float] = {}  # seconds of each graph while watching
-        self._visual: Tensor | None = None  # [V, D] until the first question takes them in
+        self._visual: Tensor | None = None  # [V, D]
+        self._opening: list[int] | None = None  # the ids before the video, where the cache begins with them and the video
         # Tokens in the cache, and those of the answer that it does not hold yet. One value: an interrupt finds both old or both new.
         self._held: tuple[int, tuple[int, ...]] = (0, ())
 
@@ -47,7 +48,7 @@ class Session:
 
         Returns the key frames' indices, ascending, of 16: those beyond the frames that were sampled are padding.
         """
-        self._visual, self._held = None, (0, ())
+        self._visual, self._opening, self._held = None, None, (0, ())
         self.stages_s = {}
         picked: list[int] = []
 
@@ -87,12 +88,24 @@ class Session:
         """
         self._check_fits(ids)
         if self.position == 0:
-            if self._visual is None:
-                raise ValueError("watch() a clip before the first question")
-            embeds = prompt_embeds(self.backend, ids, self._visual)
-        else:
-            embeds = embed(self.backend, [*self._held[1], *ids])
-        return self._generate(embeds, sampler or Sampler(), max_new_tokens)
+            start, embeds = self._first_turn(ids)
+            return self._generate(embeds, start, sampler or Sampler(), max_new_tokens, split_at_visual_tokens(ids)[0])
+        embeds = embed(self.backend, [*self._held[1], *ids])
+        return self._generate(embeds, self.position, sampler or Sampler(), max_new_tokens, self._opening)
+
+    def start_over(self) -> None:
+        """Begin another conversation about the same clip: its video is in the cache already, only the question is prefilled."""
+        self._held = (0, ())
+
+    def _first_turn(self, ids: Sequence[int]) -> tuple[int, Tensor]:
+        """Where a first turn begins in the cache, and its embeddings: without the opening, where the cache holds it already."""
+        if self._visual is None:
+            raise ValueError("watch() a clip before the first question")
+        before, after = split_at_visual_tokens(ids)
+        if before == self._opening and after:
+            return len(before) + self._visual.shape[0], embed(self.backend, after)
+        self._opening = None  # until it is in the cache: an interrupt may come first
+        return 0, prompt_embeds(self.backend, ids, self._visual)
 
     def _check_fits(self, ids: Sequence[int]) -> None:
         position, unfed = self._held
@@ -102,10 +115,12 @@ class Session:
             new = len(unfed) + len(ids)
         check_fits(self.backend, position, new)
 
-    def _generate(self, embeds: Tensor, sampler: Sampler, max_new_tokens: int) -> Iterator[int]:
-        position = self.position
+    def _generate(
+        self, embeds: Tensor, position: int, sampler: Sampler, max_new_tokens: int, opening: list[int] | None
+    ) -> Iterator[int]:
         for step in range(max_new_tokens):
             logits = self.backend.decode(embeds, position)
+            self._opening = opening
             position += embeds.shape[0]
             token = sampler(logits)
             if token in self.stop_ids:

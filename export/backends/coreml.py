@@ -30,10 +30,9 @@ from export.manifest import TensorSpec
 from export.model.preprocess import Normalize
 from export.quant.apply import Assignment, computes_half
 from export.quant.recipe import LINEAR, Recipe
-from export.quant.rounding import dequantize, quantize
+from export.quant.rounding import dequantize
 from export.quiet import quiet
 
-DEPLOYMENTS = ("iOS18", "iOS26")
 DTYPES = {"float32": np.float32, "int32": np.int32}
 
 
@@ -78,7 +77,7 @@ class CoremlBackend:
                 if assignment.scheme.quantized:
                     layer = module.get_submodule(assignment.layer)
                     # A parameter of its own: a tied head and table are rounded by different schemes.
-                    rounded = dequantize(*quantize(layer.weight, assignment.scheme, dtype))
+                    rounded = dequantize(*assignment.quantize(layer.weight, dtype))
                     layer.weight = nn.Parameter(rounded, requires_grad=False)
 
     def describe(self, path: Path, signature: Signature, about: Mapping[str, str]) -> None:
@@ -133,7 +132,7 @@ class CoremlBackend:
         axes = {axis.name: axis for axis in signature.dynamic_axes}
 
         def size(value: int | str) -> Any:
-            return value if isinstance(value, int) else ct.RangeDim(max(axes[value].minimum, 1), axes[value].maximum)
+            return value if isinstance(value, int) else ct.RangeDim(axes[value].minimum, axes[value].maximum)
 
         return ct.convert(
             exported,
@@ -158,32 +157,32 @@ class Entry(nn.Module):
         return self.twin(*(x.half() if rounded else x for x, rounded in zip(inputs, self.rounded))).float()
 
 
-class CompressedLinear(nn.Module):
-    """A linear layer whose weight is integers times scales."""
+class Compressed(nn.Module):
+    """A layer whose weight is integers times scales."""
 
-    def __init__(self, linear: nn.Linear, assignment: Assignment, dtype: torch.dtype):
+    def __init__(self, layer: nn.Linear | nn.Embedding, assignment: Assignment, dtype: torch.dtype):
         super().__init__()
-        integers, scale = quantize(linear.weight, assignment.scheme, dtype)
-        self.bits, self.bias = assignment.scheme.bits, linear.bias
-        self.register_buffer("integers", integers)
-        self.register_buffer("scale", scale)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, blockwise_dequantize(self.integers, self.scale, self.bits), self.bias)
-
-
-class CompressedEmbedding(nn.Module):
-    """A table whose rows are integers times a scale each."""
-
-    def __init__(self, table: nn.Embedding, assignment: Assignment, dtype: torch.dtype):
-        super().__init__()
-        integers, scale = quantize(table.weight, assignment.scheme, dtype)
+        integers, scale = assignment.quantize(layer.weight, dtype)
         self.bits = assignment.scheme.bits
         self.register_buffer("integers", integers)
         self.register_buffer("scale", scale)
 
+    def weight(self) -> Tensor:
+        return blockwise_dequantize(self.integers, self.scale, self.bits)
+
+
+class CompressedLinear(Compressed):
+    def __init__(self, layer: nn.Linear, assignment: Assignment, dtype: torch.dtype):
+        super().__init__(layer, assignment, dtype)
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight(), self.bias)
+
+
+class CompressedEmbedding(Compressed):
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, blockwise_dequantize(self.integers, self.scale, self.bits))
+        return F.embedding(ids, self.weight())
 
 
 def prepare(twin: nn.Module, assignments: list[Assignment]) -> bool:

@@ -43,7 +43,7 @@ def install() -> None:
         from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
         from coremltools.converters.mil.mil import types
 
-    convert_promotion = ops.promote_input_dtypes
+    convert_promotion, convert_div = ops.promote_input_dtypes, ops.div  # of a division with rounding
 
     def promote(values: Any) -> Any:
         """As in PyTorch, a scalar does not widen the tensor that it meets."""
@@ -75,8 +75,9 @@ def install() -> None:
     @register_torch_op(override=True)
     def div(context: Any, node: Any) -> None:
         inputs = ops._get_inputs(context, node)
-        if len(inputs) > 2:
-            raise NotImplementedError("a division with rounding")
+        if len(inputs) > 2 or ops._get_kwinputs(context, node, "rounding_mode", default=[None])[0] is not None:
+            convert_div(context, node)
+            return
         x, y = promote(inputs)
         context.add(mb.real_div(x=x, y=y, name=node.name))
 

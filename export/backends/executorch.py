@@ -100,7 +100,10 @@ class ExecutorchBackend:
 
 
 def quantize(twin: nn.Module, assignments: list[Assignment]) -> None:
-    """Round the assigned weights to nearest, in place: linears with torchao, the embedding table row by row."""
+    """Round the assigned weights in place: linears with torchao, the embedding table row by row.
+
+    A calibrated layer's integers and scales then take the place of those that torchao rounded to nearest.
+    """
     from torchao.quantization import quantize_
     from torchao.quantization.granularity import PerAxis, PerGroup
     from torchao.quantization.quant_api import Int8DynamicActivationIntxWeightConfig
@@ -113,6 +116,11 @@ def quantize(twin: nn.Module, assignments: list[Assignment]) -> None:
             weight_granularity=PerGroup(scheme.group_size) if scheme.group_size else PerAxis(0),
         )
         quantize_(twin, config, filter_fn=lambda module, layer, chosen=chosen: layer in chosen)
+    for assignment in assignments:
+        if assignment.grid is not None:
+            weight = twin.get_submodule(assignment.layer).weight
+            weight.qdata.copy_(assignment.grid.integers)
+            weight.scale.copy_(assignment.grid.scale)
     for assignment in assignments:
         if assignment.kind == EMBEDDING and assignment.scheme.quantized:
             parent, _, leaf = assignment.layer.rpartition(".")

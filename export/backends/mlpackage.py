@@ -26,7 +26,7 @@ from export.mlpackage.types import decode_type
 from export.quant.apply import Assignment
 from export.quant.coverage import StoredWeight
 from export.quant.recipe import SCHEMES, Scheme
-from export.quant.rounding import dequantize, least_scale
+from export.quant.rounding import Grid, dequantize, least_scale
 
 COMPRESSED = "constexpr_blockwise_shift_scale"
 FLOATS = {"fp32": 2**-24, "fp16": 2**-11}  # element type -> largest relative rounding of a value that it stores
@@ -206,8 +206,8 @@ def _state_bytes(function: Any) -> int:
 
 
 def check_weights(path: Path, twin: nn.Module, assignments: list[Assignment]) -> None:
-    """Every function of a package has every weight of `twin`, as it was before rounding, within half a step of its scheme, no compressed
-    weight beside those, and every cache of `twin` as a state.
+    """Every function of a package has every weight of `twin`, as it was before rounding, within half a step of its scheme (a calibrated
+    one: its very integers and scales), no compressed weight beside those, and every cache of `twin` as a state.
 
     The converter names constants as it likes, and may transpose them or repeat a vector, so a weight is looked for among all
     constants that could hold it: first those that no other weight was found in.
@@ -218,13 +218,15 @@ def check_weights(path: Path, twin: nn.Module, assignments: list[Assignment]) ->
     """
     package = Package.open(path)
     schemes = {f"{a.layer}.weight": a.scheme for a in assignments}
+    grids = {f"{a.layer}.weight": a.grid for a in assignments}
     weights = [(source, weight) for source, weight in sources(twin) if source in schemes or not _is_uniform(weight)]
     known: dict[tuple, bool] = {}  # functions share constants
     for name, function in package.program.functions.items():
         _check_caches(name, function, twin)
         unclaimed, claimed = function_weights(function), []
         for source, weight in weights:
-            constant = _find(package, (*unclaimed, *claimed), source, weight, schemes.get(source), known, f"{path.stem}, function {name}")
+            where = f"{path.stem}, function {name}"
+            constant = _find(package, (*unclaimed, *claimed), source, weight, schemes.get(source), grids.get(source), known, where)
             if constant in unclaimed:
                 unclaimed.remove(constant)
                 claimed.append(constant)
@@ -239,7 +241,14 @@ def _is_uniform(weight: Tensor) -> bool:
 
 
 def _find(
-    package: Package, constants: Sequence[Constant], source: str, weight: Tensor, scheme: Scheme | None, known: dict, where: str
+    package: Package,
+    constants: Sequence[Constant],
+    source: str,
+    weight: Tensor,
+    scheme: Scheme | None,
+    grid: Grid | None,
+    known: dict,
+    where: str,
 ) -> Constant:
     """The constant that holds a weight; RecipeError where there is none."""
     quantized = scheme is not None and scheme.quantized
@@ -249,7 +258,12 @@ def _find(
     for constant in candidates:
         key = (source, constant.place)
         if key not in known:
-            known[key] = _holds(package, constant, weight) if needed is None else _holds_compressed(package, constant, weight, needed)
+            if grid is not None:
+                known[key] = _holds_grid(package, constant, grid)
+            elif needed is not None:
+                known[key] = _holds_compressed(package, constant, weight, needed)
+            else:
+                known[key] = _holds(package, constant, weight)
         if known[key]:
             return constant
     found = f"none of the {len(candidates)} constants of its size comes close" if candidates else "no constant has its size"
@@ -296,6 +310,13 @@ def _holds(package: Package, constant: Constant, weight: Tensor) -> bool:
         return bool(((stored - weight).abs() <= bound(weight)).all())
     orders = (stored.permute(order) for order in itertools.permutations(range(stored.ndim)))
     return any(bool(((turned - weight).abs() <= bound(weight)).all()) for turned in orders if turned.shape == weight.shape)
+
+
+def _holds_grid(package: Package, constant: Constant, grid: Grid) -> bool:
+    """Whether a compressed constant is a calibrated weight: the same integers and scales."""
+    scale = torch.from_numpy(package.values.tensor(constant.scale)[1].astype(np.float32))
+    integers = torch.from_numpy(np.ascontiguousarray(package.values.tensor(constant.data)[1]))
+    return torch.equal(scale, grid.scale.float()) and torch.equal(integers.to(torch.int8), grid.integers)
 
 
 def _holds_compressed(package: Package, constant: Constant, weight: Tensor, needed: Tensor) -> bool:

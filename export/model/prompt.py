@@ -52,3 +52,12 @@ def split_at_visual_tokens(ids: Sequence[int]) -> tuple[list[int], list[int]]:
     if last - first + 1 != len(places):
         raise PromptError(f"the visual placeholders (id {IMAGE_TOKENS_PLACEHOLDER}) must stand in one run")
     return ids[:first], ids[last + 1 :]
+
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def multiple_choice(question: str, options: Sequence[str]) -> str:
+    """A question with lettered options; the answer is a letter."""
+    lines = [f"({letter}) {option}" for letter, option in zip(LETTERS, options)]
+    return "\n".join([question, *lines, "Answer with the letter."])

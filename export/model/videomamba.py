@@ -5,6 +5,8 @@ class token of the first frame only, then the patches of 8 frames in time-major 
 with weights of their own, backward in time. Shapes: L tokens, C width, D inner width, N states, R rank of dt.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +30,12 @@ class ScanDirection(nn.Module):
 
 
 class MambaMixer(nn.Module):
-    """[1, L, C] -> [1, L, C]: project, scan in both directions, gate, sum, project back."""
+    """[1, L, C] -> [1, L, C]: project, scan in both directions, gate, sum, project back.
+
+    `scan` is the reference, step by step; training replaces it by the form that is fast to differentiate.
+    """
+
+    scan: Callable[..., Tensor] = staticmethod(selective_scan_sequential)
 
     def __init__(self, config: VideoMambaConfig):
         super().__init__()
@@ -48,7 +55,7 @@ class MambaMixer(nn.Module):
         u, delta, B, C = (torch.stack(both, dim=1) for both in zip(*scans))  # [L, 2, ...]
         A = -torch.exp(torch.stack([direction.A_log.float() for direction in self.directions]))  # [2, D, N]
         D = torch.stack([direction.D for direction in self.directions])  # [2, D]
-        forward, backward = selective_scan_sequential(u, delta, A, B, C, D).unbind(1)  # [L, D] each
+        forward, backward = self.scan(u, delta, A, B, C, D).unbind(1)  # [L, D] each
         return self.out_proj((forward + backward.flip(0)) * F.silu(z))[None]
 
 
@@ -83,11 +90,14 @@ class VideoMambaEncoder(nn.Module):
         class_token = self.class_token + self.position_embedding[:, :1]  # [1, 1, C], of the first frame only
         return torch.cat([class_token, patches.reshape(1, -1, self.config.width)], dim=1)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        hidden = self.embed(pixels)
+    def encode(self, hidden: Tensor) -> Tensor:
+        """All layers over embedded tokens: [1, L, C] -> [1, L, C]."""
         residual = torch.zeros_like(hidden, dtype=torch.float32)
         for layer in self.layers:
             residual = residual + hidden
             hidden = layer.mixer(layer.norm(residual))
-        tokens = self.norm(residual + hidden)
+        return self.norm(residual + hidden)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        tokens = self.encode(self.embed(pixels))
         return tokens[0, 1:].view(KEY_FRAMES, self.config.patches, self.config.width)

@@ -5,25 +5,38 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from export.errors import RecipeError
-from export.quant.recipe import EMBEDDING, LINEAR, Recipe, Scheme
+from export.quant.recipe import EMBEDDING, LINEAR, NEAREST, Recipe, Scheme
+from export.quant.rounding import Grid, quantize
 
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """One layer's scheme. `shape` is the weight's [out, in]; `reason` says why an exclusion rule took the layer."""
+    """One layer's scheme. `shape` is the weight's [out, in]; `reason` says why an exclusion rule took the layer.
+
+    `rounding` is the rule's. A calibrated one's result is `grid`: the integers and scales that every target stores as they are.
+    """
 
     layer: str
     kind: str
     scheme: Scheme
     shape: tuple[int, int]
     reason: str = ""
+    rounding: str = NEAREST
+    grid: Grid | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def weights(self) -> int:
         return self.shape[0] * self.shape[1]
+
+    def quantize(self, weight: Tensor, scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The layer's integers [O, I] and scales [O, I / group]: the calibrated ones, or `weight` rounded to nearest."""
+        if self.grid is not None:
+            return self.grid.integers, self.grid.scale.to(scale_dtype)
+        return quantize(weight, self.scheme, scale_dtype)
 
 
 def assign(recipe: Recipe, component: str, layers: Iterable[tuple[str, str, tuple[int, int]]]) -> list[Assignment]:
@@ -32,7 +45,8 @@ def assign(recipe: Recipe, component: str, layers: Iterable[tuple[str, str, tupl
     for layer, kind, shape in layers:
         rule = recipe.rule_for(component, kind, layer, in_width=shape[1])
         scheme = recipe.scheme_for(component, kind, layer, in_width=shape[1])
-        assignments.append(Assignment(layer, kind, scheme, shape, rule.reason if rule else ""))
+        rounding = rule.rounding if rule and scheme.quantized else NEAREST
+        assignments.append(Assignment(layer, kind, scheme, shape, rule.reason if rule else "", rounding))
     return assignments
 
 

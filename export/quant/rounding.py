@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from export.quant.recipe import Scheme
 
 LEAST_SCALE = 2**-14  # the smallest number that float16 holds in full precision; a row of zeros has no scale of its own
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A quantized weight: int8 integers [O, I] and scales [O, I / group], which bfloat16 and float16 both hold exactly."""
+
+    integers: Tensor
+    scale: Tensor
+
+    def weight(self) -> Tensor:
+        """The float32 weight [O, I] that it stands for."""
+        return dequantize(self.integers, self.scale)
 
 
 def quantize(weight: Tensor, scheme: Scheme, scale_dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -22,12 +22,11 @@ from export.bundle import Bundle
 from export.errors import BackendError, BundleError, one_line
 from export.manifest import TensorSpec
 from export.quiet import quiet
-from runtime_py.load import INTERPRETED
+from runtime_py.load import CORE_ML_UNITS, INTERPRETED
 
 if TYPE_CHECKING:
     from export.backends.pte import CoremlDelegate
 
-UNITS = {"all": "ALL", "cpu": "CPU_ONLY", "cpu-gpu": "CPU_AND_GPU", "cpu-ane": "CPU_AND_NE"}  # option -> coremltools' name
 MAIN = "main"
 
 
@@ -45,7 +44,7 @@ class CoremlBackend:
     """The graphs of a bundle built with `--target coreml`.
 
     Args:
-        units: "interpreted", or a key of UNITS for Core ML itself, which needs macOS; None: Core ML where it is there.
+        units: "interpreted", or a key of CORE_ML_UNITS for Core ML itself, which needs macOS; None: Core ML where it is there.
     """
 
     device = "cpu"
@@ -175,7 +174,7 @@ class CoremlEngine:
         if sys.platform != "darwin":
             raise BackendError(f"--compute-units {units} needs macOS: leave it out, and the packages are interpreted")
         self._bundle = bundle
-        self._units = UNITS[units]
+        self._units = CORE_ML_UNITS[units]
         self._models: dict[tuple[str, str], Any] = {}
         self._state: Any = None
 

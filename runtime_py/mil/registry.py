@@ -105,3 +105,15 @@ def operation(*names: str, returns: str | tuple[str, ...], same: tuple[str, ...]
         return function
 
     return register
+
+
+def elementwise(functions: Mapping[str, Callable[[torch.Tensor], torch.Tensor]], exact: bool = False) -> None:
+    """Define operation types that compute each element by itself: a name to a function of one tensor, each."""
+    for name, function in functions.items():
+
+        def compute(x, function=function):
+            return function(x)
+
+        parameters = {"x": Parameter("x", "Tensor", True)}
+        assert name not in OPERATIONS, f"{name} is defined twice"
+        OPERATIONS[name] = Operation(name, compute, parameters, ("x",), (), exact, None)

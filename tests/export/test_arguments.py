@@ -1,15 +1,10 @@
-"""Options: those of the whole product that this version cannot serve, abbreviations, and those that commands share."""
+"""Options: those of another target, wrong values, abbreviations, and those that commands share."""
 
 import pytest
 
 from export import build
 from export.checkpoint import Checkpoint
 from runtime_py import bench, chat, dump, parity
-
-NOT_YET = {
-    "--min-accuracy": ["0.9"],
-    "--max-kl": ["0.1"],
-}
 
 
 def refused(main, capsys, *arguments: str) -> str:
@@ -18,13 +13,6 @@ def refused(main, capsys, *arguments: str) -> str:
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     return error
-
-
-@pytest.mark.parametrize("option", NOT_YET)
-def test_an_option_that_is_not_built_yet_says_so_and_is_not_ignored(option, monkeypatch, capsys):
-    monkeypatch.setattr("export.checkpoint.open_checkpoint", lambda *_: pytest.fail("the checkpoint was opened"))
-    line = refused(build.main, capsys, "--target", "executorch", option, *NOT_YET[option], "--dry-run")
-    assert option in line and "not part of this version" in line and "leave it out" in line
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from export.errors import PackageError
-from runtime_py.mil.registry import operation
+from runtime_py.mil.registry import elementwise, operation
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
@@ -20,16 +20,8 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 EXACT: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "relu6": functional.relu6}
 
 
-def _register(name: str, function: Callable[[Tensor], Tensor], exact: bool) -> None:
-    @operation(name, returns="x", exact=exact)
-    def compute(x: Tensor) -> Tensor:
-        return function(x)
-
-
-for _name, _function in FUNCTIONS.items():
-    _register(_name, _function, exact=False)
-for _name, _function in EXACT.items():
-    _register(_name, _function, exact=True)
+elementwise(FUNCTIONS)
+elementwise(EXACT, exact=True)
 
 
 @operation("clamped_relu", returns="x")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from export.errors import PackageError
 from runtime_py.mil.evaluate import Call
-from runtime_py.mil.registry import Scalar, operation
+from runtime_py.mil.registry import Scalar, elementwise, operation
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "acos": torch.acos,
@@ -37,16 +37,8 @@ EXACT: dict[str, Callable[[Tensor], Tensor]] = {  # a type that holds x holds th
 }
 
 
-def _register(name: str, function: Callable[[Tensor], Tensor], exact: bool) -> None:
-    @operation(name, returns="x", exact=exact)
-    def compute(x: Tensor) -> Tensor:
-        return function(x)
-
-
-for _name, _function in FUNCTIONS.items():
-    _register(_name, _function, exact=False)
-for _name, _function in EXACT.items():
-    _register(_name, _function, exact=True)
+elementwise(FUNCTIONS)
+elementwise(EXACT, exact=True)
 
 
 @operation("exp2", returns="x")

@@ -1,0 +1,83 @@
+"""What the frozen encoders make of the training clips, kept on disk in float16, so that the decoder's training need not run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calibration.store import SHARD, ClipStore
+from export.config import CHUNK_FRAMES, CHUNKS
+from export.model.clip import ClipVisionEncoder
+from export.model.frame_scorer import FrameScorer, select_key_frames
+from export.model.preprocess import clip_pixels, videomamba_pixels
+from export.model.projector import pool_video_tokens
+from export.model.videomamba import VideoMambaEncoder
+from runtime_py.files import replacing
+
+
+class FeatureStore:
+    """Of each clip: the image encoder's features [16, P, C] and its key frames [2, 4], and the video encoder's pooled tokens
+    [2, 196, W] of those, in shards that are whole or not there."""
+
+    def __init__(self, folder: Path, clips: ClipStore):
+        self.folder, self.clips = folder / clips.split, clips
+        self._image: list[np.ndarray] = []
+        self._video: list[np.ndarray] = []
+
+    def shards(self) -> range:
+        return range(-(-len(self.clips) // SHARD))
+
+    def make_image(self, encoder: ClipVisionEncoder, shards: range) -> Iterator[int]:
+        """Run the image encoder and the scorer over the shards that are missing."""
+        scorer = FrameScorer()
+
+        def run(frames: np.ndarray) -> dict[str, np.ndarray]:
+            features = encoder(clip_pixels(frames))  # [16, P, C]
+            scores = scorer(features.reshape(CHUNKS, CHUNK_FRAMES, *features.shape[1:]))
+            return {"image": features.half().numpy(), "key_frames": select_key_frames(scores).numpy()}
+
+        yield from self._make(shards, ("image", "key_frames"), lambda frames, _: run(frames))
+
+    def make_video(self, encoder: VideoMambaEncoder, shards: range) -> Iterator[int]:
+        """Run the video encoder over the key frames, shard by shard; `make_image` comes first."""
+
+        def run(frames: np.ndarray, number: int) -> dict[str, np.ndarray]:
+            picked = np.load(self._path("key_frames", number // SHARD), mmap_mode="r")[number % SHARD]
+            pixels = videomamba_pixels(frames).reshape(CHUNKS, CHUNK_FRAMES, 3, *frames.shape[1:3])
+            chosen = torch.cat([chunk[torch.from_numpy(picks)] for chunk, picks in zip(pixels, np.array(picked))])
+            return {"video": pool_video_tokens(encoder(chosen[None]), encoder.config.grid).half().numpy()}
+
+        yield from self._make(shards, ("video",), run)
+
+    def open(self) -> FeatureStore:
+        self._image, self._video = (
+            [np.load(self._path(name, shard), mmap_mode="r") for shard in self.shards()] for name in ("image", "video")
+        )
+        return self
+
+    def image(self, number: int) -> Tensor:
+        return torch.from_numpy(np.array(self._image[number // SHARD][number % SHARD]))
+
+    def video(self, number: int) -> Tensor:
+        return torch.from_numpy(np.array(self._video[number // SHARD][number % SHARD]))
+
+    def _make(
+        self, shards: range, names: tuple[str, ...], run: Callable[[np.ndarray, int], dict[str, np.ndarray]]
+    ) -> Iterator[int]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for shard in shards:
+            if not all(self._path(name, shard).exists() for name in names):
+                numbers = range(shard * SHARD, min((shard + 1) * SHARD, len(self.clips)))
+                with torch.inference_mode():
+                    made = [run(self.clips.frames(number), number) for number in numbers]
+                for name in names:
+                    with replacing(self._path(name, shard)) as file:
+                        np.save(file, np.stack([one[name] for one in made]))
+            yield shard
+
+    def _path(self, name: str, shard: int) -> Path:
+        return self.folder / f"{name}-{shard:04d}.npy"

@@ -1,0 +1,69 @@
+"""Clips on disk for training: drawn, encoded as H.264, decoded again, in shards that are whole or not there."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from calibration.clips import SIDE, Clip, plan_clip, write_h264
+from calibration.scenes import CLIP_FRAMES
+from runtime_py.files import replacing
+from runtime_py.video import read_frames
+
+SHARD = 100  # clips
+
+
+class ClipStore:
+    """Clips 0..count-1 of a split: `frames[i]` is uint8 RGB [16, 224, 224, 3], `clips[i]` what it shows."""
+
+    def __init__(self, folder: Path, split: str, seed: int, count: int):
+        self.folder, self.split, self.seed, self.count = folder / split, split, seed, count
+        self.clips: list[Clip] = [plan_clip(split, seed, number) for number in range(count)]
+        self._shards: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def missing(self) -> list[int]:
+        """The shards that are still to be made."""
+        return [shard for shard in range(-(-self.count // SHARD)) if not self._path(shard).exists()]
+
+    def make(self, workers: int) -> Iterator[int]:
+        """Make what is missing, yielding the number of each shard that is done."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+            jobs = [pool.submit(_make_shard, self._path(shard), self.split, self.seed, shard) for shard in self.missing()]
+            try:
+                for job in concurrent.futures.as_completed(jobs):
+                    yield job.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def open(self) -> ClipStore:
+        self._shards = [np.load(self._path(shard), mmap_mode="r") for shard in range(-(-self.count // SHARD))]
+        return self
+
+    def frames(self, number: int) -> np.ndarray:
+        return self._shards[number // SHARD][number % SHARD]
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / f"seed{self.seed}-{shard:04d}.npy"
+
+
+def _make_shard(path: Path, split: str, seed: int, shard: int) -> int:
+    frames = np.empty((SHARD, CLIP_FRAMES, SIDE, SIDE, 3), np.uint8)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".clip-") as folder:
+        video = Path(folder) / "clip.mp4"
+        for i in range(SHARD):
+            write_h264(plan_clip(split, seed, shard * SHARD + i).draw(), video)
+            frames[i] = read_frames(video).frames
+    with replacing(path) as file:
+        np.save(file, frames)
+    return shard
