@@ -50,7 +50,6 @@ demo: $(STAMP)
 		$(PY) -m export.build --target executorch --kernels $$kernels --out $(BUNDLE)
 	@echo
 	@echo "== 2 of 4: ask it about $(VIDEO): $(QUESTION)"
-	@echo "   The demo checkpoint's weights are random for now, so the answer is gibberish. It shows that every part runs."
 	@$(PY) -m runtime_py.chat --bundle $(BUNDLE) --video $(VIDEO) --prompt "$(QUESTION)" --max-new-tokens 32
 	@echo
 	@echo "== 3 of 4: parity. This table is what proves something: how far each stage of the bundle is from the model's, and its bound"

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.questions import CHOICE, Question, questions_about
-from calibration.scenes import CLIP_FRAMES, COLOURS, SPLITS, Scene, Track, layout, sample_scene
+from calibration.scenes import COLOURS, SPLITS, Scene, Track, layout, sample_scene
 from export.arguments import ArgumentParser
 from export.errors import ExportError, command
 from export.progress import Progress
@@ -52,7 +52,8 @@ def plan_clip(split: str, seed: int, number: int) -> Clip:
 
 
 def draw(scene: Scene, tracks: list[Track], rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """The frames of a scene, uint8 RGB [16, H, W, 3]: shapes within the centred square, which CLIP's crop keeps."""
+    """The frames of a scene, as many as its tracks have, uint8 RGB [frames, H, W, 3]: shapes within the centred square, which CLIP's crop
+    keeps."""
     width, height = size
     side = min(size)
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -60,8 +61,8 @@ def draw(scene: Scene, tracks: list[Track], rng: np.random.Generator, size: tupl
     background = _background(scene.background, x, y, rng)
     colours = [np.clip(np.array(COLOURS[shape.colour]) + rng.uniform(-14, 14, 3), 0, 255) for shape in scene.shapes]
     grain = rng.uniform(*GRAIN)
-    frames = np.empty((CLIP_FRAMES, height, width, 3), np.uint8)
-    for number in range(CLIP_FRAMES):
+    frames = np.empty((len(tracks[0].centres), height, width, 3), np.uint8)
+    for number in range(len(frames)):
         image = background.copy()
         for shape, track, colour in zip(scene.shapes, tracks, colours):
             if number >= track.appears:

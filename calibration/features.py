@@ -28,11 +28,8 @@ class FeatureStore:
         self._image: list[np.ndarray] = []
         self._video: list[np.ndarray] = []
 
-    def shards(self) -> range:
-        return range(-(-len(self.clips) // SHARD))
-
-    def make_image(self, encoder: ClipVisionEncoder, shards: range) -> Iterator[int]:
-        """Run the image encoder and the scorer over the shards that are missing."""
+    def make_image(self, encoder: ClipVisionEncoder) -> Iterator[range]:
+        """Run the image encoder and the scorer over the shards that are missing, yielding each that is there."""
         scorer = FrameScorer()
 
         def run(frames: np.ndarray) -> dict[str, np.ndarray]:
@@ -40,22 +37,22 @@ class FeatureStore:
             scores = scorer(features.reshape(CHUNKS, CHUNK_FRAMES, *features.shape[1:]))
             return {"image": features.half().numpy(), "key_frames": select_key_frames(scores).numpy()}
 
-        yield from self._make(shards, ("image", "key_frames"), lambda frames, _: run(frames))
+        yield from self._make(("image", "key_frames"), lambda frames, *_: run(frames))
 
-    def make_video(self, encoder: VideoMambaEncoder, shards: range) -> Iterator[int]:
-        """Run the video encoder over the key frames, shard by shard; `make_image` comes first."""
+    def make_video(self, encoder: VideoMambaEncoder) -> Iterator[range]:
+        """Run the video encoder over the key frames likewise; `make_image` comes first."""
 
-        def run(frames: np.ndarray, number: int) -> dict[str, np.ndarray]:
-            picked = np.load(self._path("key_frames", number // SHARD), mmap_mode="r")[number % SHARD]
+        def run(frames: np.ndarray, number: int, shard: range) -> dict[str, np.ndarray]:
+            picked = np.load(self._path("key_frames", shard), mmap_mode="r")[number - shard.start]
             pixels = videomamba_pixels(frames).reshape(CHUNKS, CHUNK_FRAMES, 3, *frames.shape[1:3])
             chosen = torch.cat([chunk[torch.from_numpy(picks)] for chunk, picks in zip(pixels, np.array(picked))])
             return {"video": pool_video_tokens(encoder(chosen[None]), encoder.config.grid).half().numpy()}
 
-        yield from self._make(shards, ("video",), run)
+        yield from self._make(("video",), run)
 
     def open(self) -> FeatureStore:
         self._image, self._video = (
-            [np.load(self._path(name, shard), mmap_mode="r") for shard in self.shards()] for name in ("image", "video")
+            [np.load(self._path(name, shard), mmap_mode="r") for shard in self.clips.shards()] for name in ("image", "video")
         )
         return self
 
@@ -65,19 +62,16 @@ class FeatureStore:
     def video(self, number: int) -> Tensor:
         return torch.from_numpy(np.array(self._video[number // SHARD][number % SHARD]))
 
-    def _make(
-        self, shards: range, names: tuple[str, ...], run: Callable[[np.ndarray, int], dict[str, np.ndarray]]
-    ) -> Iterator[int]:
+    def _make(self, names: tuple[str, ...], run: Callable[[np.ndarray, int, range], dict[str, np.ndarray]]) -> Iterator[range]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for shard in shards:
+        for shard in self.clips.shards():
             if not all(self._path(name, shard).exists() for name in names):
-                numbers = range(shard * SHARD, min((shard + 1) * SHARD, len(self.clips)))
                 with torch.inference_mode():
-                    made = [run(self.clips.frames(number), number) for number in numbers]
+                    made = [run(self.clips.frames(number), number, shard) for number in shard]
                 for name in names:
                     with replacing(self._path(name, shard)) as file:
                         np.save(file, np.stack([one[name] for one in made]))
             yield shard
 
-    def _path(self, name: str, shard: int) -> Path:
-        return self.folder / f"{name}-{shard:04d}.npy"
+    def _path(self, name: str, shard: range) -> Path:
+        return self.folder / f"{name}-{shard.start:05d}-{shard.stop - 1:05d}.npy"

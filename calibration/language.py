@@ -84,13 +84,13 @@ def _project(projector: torch.nn.Module, rows: Tensor) -> Tensor:
 
 
 def branch_logits(
-    model: MobileVideoGPT, prefix: Tensor, branches: Branches, kept: Tensor | None = None, looks: Tensor | None = None
+    model: MobileVideoGPT, prefix: Tensor, branches: Branches, kept: Tensor | None = None, looks: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor]:
     """Logits at every token of the branches, [B, Q, V]; prefix [B, P, D]. With `kept`, ascending places [B, K], only those tokens of each
     prefix are there, each at its place.
 
-    With `looks`, bool [B, heads, Q, K], also how much of the first layer's attention misses the tokens of the prefix that a word of a
-    question is to look at: the mean of -log of the share that they get, over the words that are to look at any; else 0.
+    With `looks`, one for each of the first layers, bool [B, heads, Q, K + Q], also how much attention misses the tokens that a token
+    is to look at: the sum over the layers of the mean of -log of the share that they get, over the tokens that are to look at any.
     """
     places = torch.from_numpy(branches.places) + prefix.shape[1]  # [B, Q]
     kept = torch.arange(prefix.shape[1]).expand(len(prefix), -1) if kept is None else kept
@@ -106,8 +106,8 @@ def branch_logits(
         last = i + 1 == len(model.decoder.layers)
         q, k, v = _heads(layer, x, cos[kept][:, None], sin[kept][:, None], keys_only=last)
         q2, k2, v2 = _heads(layer, y, cos[places][:, None], sin[places][:, None])
-        if i == 0 and looks is not None:
-            missed = _missed(q2, torch.cat([k, k2], 2), sees, looks)
+        if i < len(looks):
+            missed = missed + _missed(q2, torch.cat([k, k2], 2), sees, looks[i])
         if not last:
             x = _rest(layer, x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
         seen = F.scaled_dot_product_attention(q2, torch.cat([k, k2], 2), torch.cat([v, v2], 2), attn_mask=sees)
@@ -116,11 +116,11 @@ def branch_logits(
 
 
 def _missed(q: Tensor, k: Tensor, sees: Tensor, looks: Tensor) -> Tensor:
-    """See `branch_logits`: q [B, H, Q, E], k [B, H, P + Q, E], sees [B, 1, Q, P + Q], looks [B, heads, Q, P]."""
+    """See `branch_logits`: q [B, H, Q, E], k [B, H, K + Q, E], sees [B, 1, Q, K + Q], looks [B, heads, Q, K + Q]."""
     heads = looks.shape[1]
     scores = (q[:, :heads] @ k[:, :heads].transpose(2, 3)).float() / q.shape[-1] ** 0.5
     scores = scores.masked_fill(~sees, -torch.inf)
-    found = scores[..., : looks.shape[-1]].masked_fill(~looks, -torch.inf)
+    found = scores.masked_fill(~looks, -torch.inf)
     looking = looks.any(-1)
     return (scores.logsumexp(-1)[looking] - found[looking].logsumexp(-1)).mean() if looking.any() else scores.new_zeros(())
 

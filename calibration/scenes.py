@@ -78,7 +78,7 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """Where a shape is: centres float [16, 2] (x, y of the square canvas, 0..1), radius, the frame it appears at, its stretch in x."""
+    """Where a shape is: centres float [frames, 2] (x, y of the square canvas, 0..1), radius, the frame it appears at, its stretch in x."""
 
     centres: np.ndarray
     radius: float

@@ -29,12 +29,16 @@ class ClipStore:
     def __len__(self) -> int:
         return self.count
 
-    def missing(self) -> list[int]:
-        """The shards that are still to be made."""
-        return [shard for shard in range(-(-self.count // SHARD)) if not self._path(shard).exists()]
+    def shards(self) -> list[range]:
+        """The numbers of the clips in each shard."""
+        return [range(start, min(start + SHARD, self.count)) for start in range(0, self.count, SHARD)]
 
-    def make(self, workers: int) -> Iterator[int]:
-        """Make what is missing, yielding the number of each shard that is done."""
+    def missing(self) -> list[range]:
+        """The shards that are still to be made."""
+        return [shard for shard in self.shards() if not self._path(shard).exists()]
+
+    def make(self, workers: int) -> Iterator[range]:
+        """Make what is missing, yielding each shard that is done."""
         self.folder.mkdir(parents=True, exist_ok=True)
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
@@ -47,22 +51,22 @@ class ClipStore:
                 raise
 
     def open(self) -> ClipStore:
-        self._shards = [np.load(self._path(shard), mmap_mode="r") for shard in range(-(-self.count // SHARD))]
+        self._shards = [np.load(self._path(shard), mmap_mode="r") for shard in self.shards()]
         return self
 
     def frames(self, number: int) -> np.ndarray:
         return self._shards[number // SHARD][number % SHARD]
 
-    def _path(self, shard: int) -> Path:
-        return self.folder / f"seed{self.seed}-{shard:04d}.npy"
+    def _path(self, shard: range) -> Path:
+        return self.folder / f"seed{self.seed}-{shard.start:05d}-{shard.stop - 1:05d}.npy"
 
 
-def _make_shard(path: Path, split: str, seed: int, shard: int) -> int:
-    frames = np.empty((SHARD, CLIP_FRAMES, SIDE, SIDE, 3), np.uint8)
+def _make_shard(path: Path, split: str, seed: int, shard: range) -> range:
+    frames = np.empty((len(shard), CLIP_FRAMES, SIDE, SIDE, 3), np.uint8)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".clip-") as folder:
         video = Path(folder) / "clip.mp4"
-        for i in range(SHARD):
-            write_h264(plan_clip(split, seed, shard * SHARD + i).draw(), video)
+        for i, number in enumerate(shard):
+            write_h264(plan_clip(split, seed, number).draw(), video)
             frames[i] = read_frames(video).frames
     with replacing(path) as file:
         np.save(file, frames)

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from calibration.attention import few_places, looks_at_names, looks_at_shapes
 from calibration.encoders import (
     CLIP_PATCH_READOUTS,
     CLIP_READOUTS,
@@ -40,13 +41,14 @@ from calibration.features import FeatureStore
 from calibration.language import branch_logits, pack, pad, prefix_ids, visual_prefix
 from calibration.make_demo import DEFAULT_OUT, demo_config, initial_weights, train_tokenizer, write_demo
 from calibration.questions import Question, questions_about
-from calibration.scenes import COLOURS, SHAPES, Scene
+from calibration.scenes import COLOURS, SHAPES
 from calibration.store import ClipStore
 from calibration.training import Schedule, Stage
 from export.arguments import ArgumentParser
-from export.config import CHUNK_KEY_FRAMES, CHUNKS, FRAMES, IMAGE_POOL_SIDE, VIDEO_FRAME_POOL_SIDE
+from export.config import IMAGE_POOL_SIDE
 from export.errors import ExportError, command
 from export.model.mobile_videogpt import MobileVideoGPT
+from export.model.prompt import USER
 from export.progress import Progress
 
 TRAIN_CLIPS, VALIDATION_CLIPS = 4000, 200
@@ -60,16 +62,12 @@ A small Mobile-VideoGPT in the released layout that answers questions about clip
 `python -m calibration.train --seed {seed}`. It knows nothing else. The logs of its three stages stand beside it.
 """
 LOG_EVERY = 100  # steps
-# At first the decoder is shown this many of a frame's 144 image tokens, half of those on shapes among them: it learns where to look
-# from tokens that are worth it, in a fifth of the time.
-FEW_TOKENS, ON_SHAPES = 12, 0.5
-LOOK = 0.3  # weight of what the first layer's attention misses: a word that names a shape is to look at it, early and late
-FRAMES_APART = 3
-WHOLE_FROM = 4000  # steps
-VIDEO_FROM = 1000  # steps of the decoder's training: until then it learns to speak and to look, from the image tokens alone
+LOOK = 0.3  # weight of what attention misses, see calibration/attention.py
 IMAGE = Schedule(steps=2400, rate=3e-3)
-VIDEO = Schedule(steps=2200, rate=3e-3)
-LANGUAGE = Schedule(steps=5000, rate=2e-3, plateau=0.5)
+VIDEO = Schedule(steps=10_000, rate=3e-3, plateau=0.3)
+LANGUAGE = Schedule(steps=5000, rate=2e-3, plateau=0.3)
+HALF_UNTIL = 0.7  # share of the video encoder's steps in which a clip shows half of its patches, for the time's sake
+WHOLE_FROM = 0.97  # share of the decoder's steps from which it is shown all image tokens: before, a step takes a fifth of the time
 IMAGE_BATCH, VIDEO_BATCH, LANGUAGE_BATCH = 32, 2, 4  # frames, clips, clips
 
 
@@ -80,6 +78,7 @@ class Training:
         self.work, self.seed = work, seed
         self.tokenizer = train_tokenizer()
         self.words = {self.encode(f" {word}")[0]: word for word in (*COLOURS, *SHAPES)}  # each is one token
+        self.user = self.encode(USER)[1]  # the word behind the control token
         self.model = initial_weights(demo_config(self.tokenizer), seed)
         self.train = ClipStore(work / "clips", "train", seed, TRAIN_CLIPS)
         self.validation = ClipStore(work / "clips", "validation", seed, VALIDATION_CLIPS)
@@ -92,7 +91,7 @@ class Training:
             missing = store.missing()
             progress = Progress(len(missing))
             for shard in store.make(os.cpu_count() or 1) if missing else ():
-                progress.step(f"{store.split} clips, shard {shard}")
+                progress.step(f"{store.split} clips {shard.start} to {shard.stop - 1}")
             progress.close()
             store.open()
 
@@ -136,10 +135,11 @@ class Training:
             losses, rights = [], []
             for clip in rng.integers(len(self.train), size=VIDEO_BATCH):
                 whole, place, patch = targets[clip]
-                features, tokens, chosen = video_features(encoder, self.train.frames(clip), rng, TOKENS)
+                share = 0.5 if stage.step < HALF_UNTIL * VIDEO.steps else 1.0
+                features, tokens, chosen, kept = video_features(encoder, self.train.frames(clip), rng, TOKENS, share)
                 means = tokens.mean(1, keepdim=True)
                 loss, right = readouts["clip"].loss(features, whole[None])
-                patch_loss, patch_right = readouts["patch"].patch_loss(tokens, patch[chosen].long())
+                patch_loss, patch_right = readouts["patch"].patch_loss(tokens, patch[chosen][:, kept].long())
                 loss = loss + patch_loss + readouts["place"].loss(means, place[chosen])[0]
                 (loss / VIDEO_BATCH).backward()
                 losses.append(loss.item())
@@ -156,13 +156,12 @@ class Training:
             encoder.load_state_dict({key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")})
             encoder.requires_grad_(False)
         stores = FeatureStore(self.work / "features", self.train), FeatureStore(self.work / "features", self.validation)
-        progress = Progress(2 * sum(len(store.shards()) for store in stores))
+        progress = Progress(2 * sum(len(store.clips.shards()) for store in stores))
         with_fast_scan(self.model.video_encoder)
         for store in stores:
-            made = (store.make_image(self.model.image_encoder, store.shards()), store.make_video(self.model.video_encoder, store.shards()))
-            for shards in made:
+            for shards in (store.make_image(self.model.image_encoder), store.make_video(self.model.video_encoder)):
                 for shard in shards:
-                    progress.step(f"features of {store.clips.split} clips, shard {shard}")
+                    progress.step(f"features of {store.clips.split} clips {shard.start} to {shard.stop - 1}")
         progress.close()
         train, validation = stores
         return train.open(), validation.open()
@@ -175,22 +174,22 @@ class Training:
         before = prefix_ids(self.encode)
         for rng in stage.steps():
             clips = rng.integers(len(train.clips), size=LANGUAGE_BATCH)
-            loss, _ = self._language_loss(model, before, train, clips, rng, drop=True, video=stage.step >= VIDEO_FROM,
-                few=stage.step < WHOLE_FROM)
+            few = stage.step < WHOLE_FROM * LANGUAGE.steps
+            loss, _ = self._language_loss(model, before, train, clips, rng, taught=True, few=few)
             loss.backward()
             stage.report(loss.item())
             if stage.step % LOG_EVERY == 0:
-                stage.log(validation=self._validate(model, before, validation, video=stage.step >= VIDEO_FROM))
+                stage.log(validation=self._validate(model, before, validation))
 
     def _language_loss(
-        self, model: MobileVideoGPT, before: list[int], store: FeatureStore, clips: np.ndarray, rng: np.random.Generator, drop: bool,
-        video: bool = True, few: bool = False,
+        self, model: MobileVideoGPT, before: list[int], store: FeatureStore, clips: np.ndarray, rng: np.random.Generator, taught: bool,
+        few: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean cross entropy of the answers' tokens, and for each of them whether the best guess is right."""
+        """Mean cross entropy of the answers' tokens, and for each of them whether the best guess is right. `taught`: with what attention
+        misses, and with some clips' image or video tokens taken away."""
         image = torch.stack([store.image(clip) for clip in clips]).float()  # [B, 16, P, C]
-        shape = (len(clips), CHUNKS, CHUNK_KEY_FRAMES * VIDEO_FRAME_POOL_SIDE**2, model.config.videomamba.width)
-        pooled = torch.stack([store.video(clip) for clip in clips]).float() if video else torch.zeros(shape)  # [B, 2, 196, W]
-        if drop:
+        pooled = torch.stack([store.video(clip) for clip in clips]).float()  # [B, 2, 196, W]
+        if taught:
             draws = rng.random(len(clips))
             image[torch.from_numpy(draws < WITHOUT_IMAGE)] = 0
             pooled[torch.from_numpy(draws > 1 - WITHOUT_VIDEO)] = 0
@@ -199,26 +198,32 @@ class Training:
         targets = torch.from_numpy(branches.targets)
         covered = [patch_targets(clip.scene, clip.tracks, IMAGE_POOL_SIDE)[..., 1].numpy() for clip in scenes]  # [16, 144]: colours
         whole = np.arange(len(before) + model.config.visual_tokens)
-        kept = [_kept(model, len(before), cover, rng) if few else whole for cover in covered]
+        kept = [few_places(len(before), model.config.visual_tokens, cover, rng) if few else whole for cover in covered]
         looks = [
-            _looks(clip.scene, cover, ids, self.words, len(before), places)
-            for clip, cover, ids, places in zip(scenes, covered, branches.ids, kept)
-        ]
+            np.stack([
+                looks_at_shapes(clip.scene, cover, ids, self.words, len(before), places)
+                for clip, cover, ids, places in zip(scenes, covered, branches.ids, kept)
+            ]),
+            np.stack([
+                looks_at_names(clip.scene, ids, wanted, self.words, self.user, len(places))
+                for clip, ids, wanted, places in zip(scenes, branches.ids, branches.targets, kept)
+            ]),
+        ]  # fmt: skip
         with torch.autocast("cpu", torch.bfloat16):
             prefix = visual_prefix(model, before, image, pooled)
             places = torch.from_numpy(np.stack(kept))
-            logits, missed = branch_logits(model, prefix, branches, places, torch.from_numpy(np.stack(looks)) if drop else None)
+            logits, missed = branch_logits(model, prefix, branches, places, [torch.from_numpy(layer) for layer in looks] if taught else ())
         said = targets >= 0
         logits = logits[said].float()
         return F.cross_entropy(logits, targets[said]) + LOOK * missed, logits.argmax(-1) == targets[said]
 
     @torch.inference_mode()
-    def _validate(self, model: MobileVideoGPT, before: list[int], store: FeatureStore, video: bool) -> dict[str, float]:
+    def _validate(self, model: MobileVideoGPT, before: list[int], store: FeatureStore) -> dict[str, float]:
         """The share of right answer tokens over some validation clips."""
         right = []
         for start in range(0, 20, LANGUAGE_BATCH):
             clips = np.arange(start, start + LANGUAGE_BATCH)
-            right.append(self._language_loss(model, before, store, clips, np.random.default_rng(start), drop=False, video=video)[1])
+            right.append(self._language_loss(model, before, store, clips, np.random.default_rng(start), taught=False)[1])
         return {"tokens": round(float(torch.cat(right).float().mean()), 4)}
 
     def write(self, out: Path) -> None:
@@ -226,33 +231,6 @@ class Training:
         self.model.load_state_dict(state, strict=False)
         files = {f"{name}.jsonl": (self.work / f"{name}.jsonl").read_text(encoding="utf-8") for name in ("image", "video", "language")}
         write_demo(self.model, self.tokenizer, out, ABOUT.format(seed=self.seed), files)
-
-
-def _kept(model: MobileVideoGPT, before: int, covered: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Places in a prefix, ascending: text, video, and of each frame's image tokens a few, those on a shape first as often as not."""
-    tokens = IMAGE_POOL_SIDE**2
-    on_shape = (covered > 0) & (rng.random(covered.shape) < ON_SHAPES)
-    chosen = np.argsort(rng.random(covered.shape) - on_shape, axis=1)[:, :FEW_TOKENS]
-    image = np.sort(chosen, axis=1) + before + np.arange(FRAMES)[:, None] * tokens
-    video = before + FRAMES * tokens + np.arange(model.config.visual_tokens - FRAMES * tokens)
-    return np.concatenate([np.arange(before), image.flatten(), video])
-
-
-def _looks(scene: Scene, covered: np.ndarray, ids: np.ndarray, words: dict[int, str], before: int, kept: np.ndarray) -> np.ndarray:
-    """Which kept image tokens each word is to look at: a colour or a kind that the scene has, at its shape. Bool [3, Q, K]: one head at
-    all frames, one at the first that show it, one at the last."""
-    place = kept - before
-    frame, token = np.divmod(np.clip(place, 0, FRAMES * IMAGE_POOL_SIDE**2 - 1), IMAGE_POOL_SIDE**2)
-    is_image = (place >= 0) & (place < FRAMES * IMAGE_POOL_SIDE**2)
-    looks = np.zeros((3, len(ids), len(kept)), bool)
-    for shape in scene.shapes:
-        here = is_image & (covered[frame, token] == 1 + list(COLOURS).index(shape.colour))  # [K]
-        if not here.any():
-            continue
-        first, last = frame[here].min() + FRAMES_APART, frame[here].max() - FRAMES_APART
-        says = np.array([words.get(int(token)) in (shape.kind, shape.colour) for token in ids])
-        looks[:, says] = np.stack([here, here & (frame <= first), here & (frame >= last)])[:, None]
-    return looks
 
 
 def _conversations(scene, rng: np.random.Generator) -> list[list[Question]]:

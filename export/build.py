@@ -167,7 +167,7 @@ def demanded(args: argparse.Namespace) -> Iterator[Gate | None]:
         yield None
         return
     from runtime_py.annotations import read_annotations
-    from runtime_py.gates import Gate
+    from runtime_py.gates import Gate, Questions
 
     with tempfile.TemporaryDirectory() as drawn:
         annotations, videos = args.annotations, args.videos
@@ -177,7 +177,9 @@ def demanded(args: argparse.Namespace) -> Iterator[Gate | None]:
             videos = Path(drawn)
             annotations = videos / ANNOTATIONS
             write_clips(videos, "test", GATE_CLIPS, GATE_QUESTIONS)
-        yield Gate(read_annotations(annotations), videos, args.min_accuracy, args.max_kl)
+        questions = Questions(read_annotations(annotations), videos)
+        questions.check_videos()
+        yield Gate(questions, args.min_accuracy, args.max_kl)
 
 
 def choose_calibration(args: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint) -> CalibrationFolder | None:

@@ -20,23 +20,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from calibration.clips import ANNOTATIONS, write_clips
 from export.arguments import ArgumentParser, add_weight_arguments
 from export.build import DEMO_CHECKPOINT
 from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
 from export.errors import AnnotationError, ExportError, command
 from export.progress import Progress
-from runtime_py.agreement import answer_distributions, compare
-from runtime_py.annotations import Item, find_video, read_annotations
-from runtime_py.backends.base import GraphBackend
-from runtime_py.evaluate import answer_clip, by_clip, read_pixels
+from runtime_py.agreement import compare
+from runtime_py.annotations import read_annotations
 from runtime_py.files import replacing
+from runtime_py.gates import Questions
 from runtime_py.load import backend_of_bundle, backend_of_checkpoint, load_tokenizer
 from runtime_py.scatter import scatter
 from runtime_py.scoring import wilson
-from runtime_py.session import Session
-from runtime_py.stages import visual_tokens
 
 DEFAULT_CLIPS, DEFAULT_QUESTIONS = 40, 8
 KL_CLIPS = 10  # of those: each token's distribution over the whole vocabulary is kept for the comparison
@@ -59,29 +55,6 @@ class Row:
     ttft_s: float
     decode_tok_s: float
     peak_rss_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Questions:
-    """What every bundle is asked."""
-
-    items: Sequence[Item]
-    videos: Path
-
-    def accuracy(self, backend: GraphBackend, encode, decode) -> int:
-        """How many a backend answers right."""
-        session = Session(backend, encode)
-        clips = by_clip(self.items)
-        return sum(r.right for clip in clips for r in answer_clip(session, decode, self._pixels(clip[0]), clip))
-
-    def distributions(self, backend: GraphBackend, encode) -> list:
-        return [
-            list(answer_distributions(backend, encode, visual_tokens(backend, self._pixels(clip[0])), [(i.prompt, i.said) for i in clip]))
-            for clip in by_clip(self.items)[:KL_CLIPS]
-        ]
-
-    def _pixels(self, item: Item):
-        return read_pixels(find_video(self.videos, item.video), item)
 
 
 def pareto(rows: Sequence[Row]) -> set[str]:
@@ -117,8 +90,8 @@ def measure(name: str, folder: Path, target: str, recipe: str, questions: Questi
     bundle = open_bundle(folder)
     encode, tokenizer = load_tokenizer(tokenizer_file, folder)
     backend = backend_of_bundle(bundle)
-    share = wilson(questions.accuracy(backend, encode, tokenizer.decode), len(questions.items))
-    agreement = compare(expected, questions.distributions(backend, encode))
+    share = wilson(questions.right(backend, encode, tokenizer.decode), len(questions.items))
+    agreement = compare(expected, questions.distributions(backend, encode, KL_CLIPS))
     del backend
     bench = json.loads(_run("runtime_py.bench", "--bundle", str(folder)).splitlines()[-1])
     manifest = bundle.manifest
@@ -154,6 +127,8 @@ def _build(args: argparse.Namespace, target: str, recipe: str, folder: Path) -> 
 def _questions(args: argparse.Namespace) -> Questions:
     if args.annotations:
         return Questions(read_annotations(args.annotations)[: args.limit], args.videos)
+    from calibration.clips import ANNOTATIONS, write_clips
+
     videos = args.out / "clips"
     if not (videos / ANNOTATIONS).exists():
         write_clips(videos, "test", DEFAULT_CLIPS, DEFAULT_QUESTIONS)
@@ -197,9 +172,9 @@ def main(argv: list[str] | None = None) -> None:
     progress = Progress(1 + 2 * len(combinations))
     progress.begin("the eager model")
     eager = backend_of_checkpoint(checkpoint)
-    expected = questions.distributions(eager, encode)
+    expected = questions.distributions(eager, encode, KL_CLIPS)
     if "reference" not in state:
-        state["reference"] = questions.accuracy(eager, encode, tokenizer.decode) / len(questions.items)
+        state["reference"] = questions.right(eager, encode, tokenizer.decode) / len(questions.items)
     del eager
     progress.end("the eager model")
     for target, recipe in combinations:

@@ -96,10 +96,10 @@ def test_what_attention_misses_is_measured(model, encode, asked):
     """A word that is to look everywhere in the prefix misses what it gives to the words; one that is to look at less misses more."""
     prefix = torch.randn(1, 30, 128, generator=torch.Generator().manual_seed(0))
     packed = pad([pack([[asked[0]]], encode)])
-    everywhere = torch.zeros(1, 3, packed.ids.shape[1], 30, dtype=torch.bool)
-    everywhere[:, :, 4] = True
+    everywhere = torch.zeros(1, 3, packed.ids.shape[1], 30 + packed.ids.shape[1], dtype=torch.bool)
+    everywhere[:, :, 4, :30] = True
     half = everywhere.clone()
     half[..., 15:] = False
     with torch.inference_mode():
-        all_missed, half_missed = (float(branch_logits(model, prefix, packed, None, looks)[1]) for looks in (everywhere, half))
+        all_missed, half_missed = (float(branch_logits(model, prefix, packed, None, [looks])[1]) for looks in (everywhere, half))
     assert 0 < all_missed < half_missed

@@ -1,4 +1,4 @@
-"""The demo checkpoint: reproducible, complete, and with a tokenizer that loses nothing."""
+"""The demo checkpoint: reproducible where training begins, complete, with a tokenizer that loses nothing, and right about its clip."""
 
 import subprocess
 import sys
@@ -9,8 +9,13 @@ from tokenizers import Tokenizer
 
 from calibration import sample_clip
 from calibration.make_demo import DEFAULT_OUT, main
+from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
 from export.model.prompt import first_turn, tokenize
+from runtime_py.load import backend_of_bundle, load_tokenizer
+from runtime_py.session import Session
+from runtime_py.stages import Pixels
+from runtime_py.video import read_frames
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +47,30 @@ def test_activations_are_of_order_one(demo):
     assert [len(x) for x in visual] == [2304, 98]
     for x in (features, tokens, *visual):
         assert 0.1 < x.std() < 10
+
+
+QUESTIONS = {
+    "What is moving in this video?": "A red circle.",
+    "What colour is the square?": "Blue.",
+    "What is the red shape?": "Circle.",
+    "How many shapes are there?": "Two.",
+    "Which appears first, the circle or the square?": "The circle.",
+}
+
+
+def test_the_checkpoint_in_the_repository_answers_about_the_sample_clip(demo_bundle):
+    """As `make demo` asks, of the int4 bundle."""
+    backend = backend_of_bundle(open_bundle(demo_bundle))
+    encode, tokenizer = load_tokenizer(demo_bundle / "tokenizer.json", "demo")
+    session = Session(backend, encode)
+    session.watch(Pixels.of(read_frames(sample_clip.DEFAULT_OUT).frames))
+    for question, answer in QUESTIONS.items():
+        session.start_over()
+        assert tokenizer.decode(list(session.ask(question, max_new_tokens=16))) == answer, question
+
+
+def test_the_checkpoint_in_the_repository_is_small():
+    assert sum(path.stat().st_size for path in DEFAULT_OUT.iterdir()) < 8_000_000
 
 
 @pytest.mark.parametrize("folder", [None, DEFAULT_OUT], ids=["as written", "in the repository"])

@@ -1,0 +1,94 @@
+"""The whole training, at a size that takes seconds: every stage runs, stops, goes on, and ends in a checkpoint that opens."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from calibration import store, train
+from calibration.attention import few_places, looks_at_names, looks_at_shapes
+from calibration.encoders import IGNORE, clip_targets, frame_targets, patch_targets, place_targets
+from calibration.scenes import COLOURS, SHAPES, Scene, Shape, Track
+from calibration.train import Training
+from export.checkpoint import open_checkpoint
+from export.model.prompt import USER
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(store, "SHARD", 2)
+    for name, value in {"TRAIN_CLIPS": 3, "VALIDATION_CLIPS": 20, "LOG_EVERY": 1, "QUESTIONS": 4}.items():
+        monkeypatch.setattr(train, name, value)
+    for name in ("IMAGE", "VIDEO", "LANGUAGE"):
+        monkeypatch.setattr(train, name, dataclasses.replace(getattr(train, name), steps=2))
+
+
+@pytest.mark.full
+def test_from_nothing_to_a_checkpoint(small, tmp_path):
+    training = Training(tmp_path / "work", seed=0)
+    (tmp_path / "work").mkdir()
+    training.make_clips()
+    frames = np.load(next((tmp_path / "work" / "clips" / "train").glob("*.npy")))
+    assert frames.shape == (2, 16, 224, 224, 3) and frames.std() > 5
+    training.train_image()
+    training.train_video()
+    training.train_language(*training.make_features())
+    training.write(tmp_path / "out")
+    checkpoint = open_checkpoint(str(tmp_path / "out"))
+    trained = checkpoint.load(parts={"decoder", "video_encoder"})
+    assert not torch.equal(trained.decoder.head.weight.float(), Training(tmp_path, 0).model.decoder.head.weight)
+    log = [json.loads(line) for line in (tmp_path / "out" / "language.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [0, 1] and all(np.isfinite(line["loss"]) for line in log)
+    again = Training(tmp_path / "work", seed=0)  # nothing is left to do: the same weights
+    again.make_clips()
+    again.train_image()
+    again.train_language(*again.make_features())
+    again.write(tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "out" / "model.safetensors").read_bytes()
+
+
+SCENE = Scene("dark", (Shape("circle", "red", "big", "left", 0), Shape("ring", "cyan", "small", "still", 1)))
+MIDDLE = np.tile([0.5, 0.25], (16, 1))
+TRACKS = [Track(MIDDLE, 0.15, 0, 1.0), Track(MIDDLE + [0, 0.5], 0.09, 4, 1.0)]
+
+
+def test_targets_say_what_is_there():
+    frame = frame_targets(SCENE, TRACKS)
+    red, cyan = list(COLOURS).index("red"), list(COLOURS).index("cyan")
+    circle, ring = (len(COLOURS) + SHAPES.index(kind) for kind in ("circle", "ring"))
+    assert frame[3, red] == 1 + SHAPES.index("circle") and frame[3, cyan] == 0 and frame[4, cyan] == 1 + SHAPES.index("ring")
+    assert frame[0, circle] == 1 + red and frame[3, ring] == 0 and frame[:, -1].tolist() == [1] * 4 + [2] * 12
+    patches = patch_targets(SCENE, TRACKS, 14).unflatten(1, (14, 14))
+    assert patches[0, 3, 7].tolist() == [1 + SHAPES.index("circle"), 1 + red, 1, 1, 0] and patches[0, 10, 7].tolist()[:3] == [0, 0, IGNORE]
+    assert patches[4, 10, 7].tolist() == [1 + SHAPES.index("ring"), 1 + cyan, 0, 0, 1]
+    place = place_targets(SCENE, TRACKS)
+    assert place[5, [red, len(COLOURS) + red]].tolist() == [2, 1] and place[3, cyan] == IGNORE and place[4, len(COLOURS) + cyan] == 3
+    clip = clip_targets(SCENE)
+    assert (clip[red], clip[cyan], clip[-1]) == (2, 1, 1) and clip[len(COLOURS) + cyan] == 1
+
+
+def test_a_word_looks_at_its_shape_early_and_late_and_an_answer_at_the_word():
+    tokenizer = train.train_tokenizer()
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    words = {encode(f" {word}")[0]: word for word in (*COLOURS, *SHAPES)}
+    assert len(words) == len(COLOURS) + len(SHAPES)
+    covered = patch_targets(SCENE, TRACKS, 12)[..., 1].numpy()
+    kept = few_places(14, 2402, covered, np.random.default_rng(0))
+    assert len(kept) == 14 + 16 * 12 + 98 and (np.diff(kept) > 0).all() and kept[-1] == 14 + 2401
+    ids = np.array(encode("\nWhat colour is the ring?"))
+    ring = int(np.flatnonzero(ids == encode(" ring")[0])[0])
+    looks = looks_at_shapes(SCENE, covered, ids, words, 14, kept)
+    assert not looks[:, [i for i in range(len(ids)) if i != ring]].any()
+    for head, frames in enumerate((range(4, 16), range(4, 8), range(12, 16))):
+        seen = kept[np.flatnonzero(looks[head, ring])] - 14
+        assert len(seen) and set(seen // 144) <= set(frames)
+        assert (covered.reshape(-1)[seen] == 1 + list(COLOURS).index("cyan")).all()
+    targets = np.full(len(ids) + 2, -100)
+    targets[-2:] = 5
+    names = looks_at_names(SCENE, np.append(ids, [0, 0]), targets, words, encode(USER)[1], 0)
+    assert names[0, -1].nonzero()[0].tolist() == [ring] and not names[0, :-2].any()

@@ -1,0 +1,142 @@
+"""Evaluation end to end: the demo bundle and the eager model on files in the benchmarks' forms, resumable, side by side."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from calibration.clips import ANNOTATIONS, write_clips
+from export.build import DEMO_CHECKPOINT
+from runtime_py.annotations import read_annotations
+from runtime_py.evaluate import by_clip, main, read_pixels
+
+CLIPS, QUESTIONS = 2, 4
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    write_clips(folder, "test", CLIPS, QUESTIONS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(demo_bundle, clips, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("results")
+    assert run(demo_bundle, clips, out, "--checkpoint", str(DEMO_CHECKPOINT), "--json", str(out / "summary.json")) == 0
+    return out
+
+
+def run(bundle: Path, clips: Path, out: Path, *more: str, annotations: Path | None = None) -> int:
+    questions = annotations or clips / ANNOTATIONS
+    return main(["--bundle", str(bundle), "--annotations", str(questions), "--videos", str(clips), "--out", str(out), *more])
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_question_is_answered_once_by_each_model(evaluated, demo_bundle):
+    summary = json.loads((evaluated / "summary.json").read_text())
+    assert list(summary["models"]) == ["eager", demo_bundle.name] and summary["questions"] == CLIPS * QUESTIONS
+    for name, figures in summary["models"].items():
+        header, *results = lines(evaluated / f"{name}.jsonl")
+        assert sorted(result["number"] for result in results) == list(range(CLIPS * QUESTIONS)) and header["model"]
+        assert figures["accuracy"]["share"] == sum(result["right"] for result in results) / len(results)
+        assert figures["accuracy"]["low"] <= figures["accuracy"]["share"] <= figures["accuracy"]["high"]
+    difference = summary["models"][demo_bundle.name]["difference"]
+    shares = [figures["accuracy"]["share"] for figures in summary["models"].values()]
+    assert difference["share"] == pytest.approx(shares[1] - shares[0])
+
+
+def test_answers_are_those_of_a_chat_of_its_own(evaluated, clips):
+    """Behind a shared prefix a question is answered as in a conversation that it begins."""
+    from export.checkpoint import open_checkpoint
+    from runtime_py.load import backend_of_checkpoint, load_tokenizer
+    from runtime_py.session import Session
+
+    checkpoint = open_checkpoint(str(DEMO_CHECKPOINT))
+    encode, tokenizer = load_tokenizer(checkpoint.tokenizer_file, "demo")
+    session = Session(backend_of_checkpoint(checkpoint), encode)
+    found = {result["number"]: result["answer"] for result in lines(evaluated / "eager.jsonl")[1:]}
+    clip = by_clip(read_annotations(clips / ANNOTATIONS))[0]
+    for item in clip[-2:]:
+        session.watch(read_pixels(clips / item.video, item))
+        assert tokenizer.decode(list(session.ask(item.prompt, max_new_tokens=64))).strip() == found[item.number]
+
+
+def test_a_run_that_was_cut_short_asks_only_what_is_left(evaluated, demo_bundle, clips, tmp_path, monkeypatch, capsys):
+    out = shutil.copytree(evaluated, tmp_path / "r")
+    file = out / f"{demo_bundle.name}.jsonl"
+    kept = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(kept[:4]) + kept[4][:20])  # three answers and a piece of the fourth
+    asked = []
+    from runtime_py import evaluate
+
+    original = evaluate.answer_clip
+
+    def answer_clip(session, decode, pixels, items):
+        asked.extend(item.number for item in items)
+        return original(session, decode, pixels, items)
+
+    monkeypatch.setattr(evaluate, "answer_clip", answer_clip)
+    assert run(demo_bundle, clips, out) == 0
+    assert sorted(asked) == list(range(3, CLIPS * QUESTIONS))
+    assert sorted(lines(file)[1:], key=lambda r: r["number"]) == sorted(lines(evaluated / file.name)[1:], key=lambda r: r["number"])
+
+
+def test_results_of_another_model_are_refused(evaluated, demo_bundle, clips, tmp_path, capsys):
+    out = shutil.copytree(evaluated, tmp_path / "r")
+    (out / f"{demo_bundle.name}.jsonl").write_text('{"model": "another", "questions": "x"}\n')
+    assert run(demo_bundle, clips, out) == 2
+    assert "another model" in capsys.readouterr().err
+    (out / f"{demo_bundle.name}.jsonl").write_text("no results\n")
+    assert run(demo_bundle, clips, out) == 2
+    assert "no file of results" in capsys.readouterr().err
+
+
+FORMS = {
+    "mvbench": lambda video: [{"video": video, "question": "Which?", "candidates": ["red", "blue"], "answer": "red"}],
+    "nextqa": lambda video: [
+        {"video": video.removesuffix(".mp4"), "question": "what", "answer": 1, "qid": 0, "type": "CH", "a0": "red", "a1": "blue"}
+    ],
+    "egoschema": lambda video: [{"q_uid": video.removesuffix(".mp4"), "question": "What?", "option 0": "a", "option 1": "b", "answer": 0}],
+    "perception": lambda video: {video.removesuffix(".mp4"): {"mc_question": [{"question": "?", "options": ["x", "y"], "answer_id": 0}]}},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_benchmarks_forms_are_evaluated(form, demo_bundle, clips, tmp_path, capsys):
+    path = tmp_path / f"{form}.json"
+    path.write_text(json.dumps(FORMS[form]("test-0-0000.mp4")))
+    assert run(demo_bundle, clips, tmp_path / "r", annotations=path) == 0
+    assert "all, of 1" in capsys.readouterr().out and len(lines(tmp_path / "r" / f"{demo_bundle.name}.jsonl")) == 2
+
+
+def test_edited_frames(clips):
+    item = read_annotations(clips / ANNOTATIONS)[0]
+    plain, blank, shuffled = (read_pixels(clips / item.video, item, edit).clip for edit in (None, "blank", "shuffled"))
+    assert (blank == 127).all() and not (plain == shuffled).all()
+    assert sorted(frame.sum().item() for frame in plain) == sorted(frame.sum().item() for frame in shuffled)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [(["--limit", "0"], "at least 1"), (["--videos", "nowhere"], "has no video"), (["--annotations", "nowhere.json"], "cannot be read"),
+     (["--bundle", "nowhere"], "nowhere")],
+)  # fmt: skip
+def test_wrong_arguments_are_one_line(change, says, demo_bundle, clips, tmp_path, capsys):
+    given = (demo_bundle, clips / ANNOTATIONS, clips, tmp_path / "r")
+    arguments = dict(zip(("--bundle", "--annotations", "--videos", "--out"), map(str, given)))
+    arguments |= dict([change])
+    assert main([part for pair in arguments.items() for part in pair]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and says in error and error.count("\n") == 1
+
+
+def test_nothing_to_evaluate_and_two_of_one_name(demo_bundle, clips, tmp_path, capsys):
+    assert main(["--annotations", str(clips / ANNOTATIONS), "--videos", str(clips), "--out", str(tmp_path)]) == 2
+    assert "give --bundle" in capsys.readouterr().err
+    assert run(demo_bundle, clips, tmp_path, "--bundle", str(demo_bundle)) == 2
+    assert "two bundles are called" in capsys.readouterr().err
