@@ -281,3 +281,65 @@ def test_a_session_asked_out_of_order_says_so(spy):
         Session(spy).answer(FIRST)
     with pytest.raises(ValueError, match="tokenizer"):
         Session(spy).ask("What moves?")
+
+
+OTHER = [10, 11, 12, *[-200] * 16, 15, 16, 17]
+VISUAL = 2402
+
+
+def test_another_conversation_begins_behind_the_same_video(session, spy):
+    answer(session, FIRST, says(50, 51, stop(session)))
+    answer(session, SECOND, says(52, stop(session)))
+    spy.forget()
+    session.start_over()
+    answer(session, OTHER, says(60, stop(session)))
+    assert spy.decoded[0] == 3 and "image_encoder" not in spy.ran  # its own words alone
+    behind = spy.logits[0]
+    fresh = Session(spy)
+    fresh.watch(PIXELS)
+    spy.forget()
+    answer(fresh, OTHER, says(60, stop(fresh)))
+    assert spy.decoded[0] == 3 + VISUAL + 3
+    assert torch.allclose(behind, spy.logits[0], atol=1e-4 * float(behind.abs().max()))
+
+
+def test_a_later_turn_of_the_other_conversation_sees_only_it(session, spy):
+    def ask_twice(session: Session) -> torch.Tensor:
+        answer(session, OTHER, says(60, stop(session)))
+        spy.forget()
+        answer(session, SECOND, says(stop(session)))
+        return spy.logits[0]
+
+    answer(session, FIRST, says(50, 51, stop(session)))
+    session.start_over()
+    behind = ask_twice(session)
+    fresh = Session(spy)
+    fresh.watch(PIXELS)
+    alone = ask_twice(fresh)
+    assert torch.allclose(behind, alone, atol=1e-4 * float(alone.abs().max()))
+
+
+@pytest.mark.parametrize("ids", [[9, 11, 12, *OTHER[3:]], [10, 11, *OTHER[3:]]], ids=["other words before it", "fewer words before it"])
+def test_a_conversation_that_opens_otherwise_prefills_the_video_again(ids, session, spy):
+    answer(session, FIRST, says(50, stop(session)))
+    session.start_over()
+    spy.forget()
+    answer(session, ids, says(60, stop(session)))
+    assert spy.decoded[0] == len([i for i in ids if i >= 0]) + VISUAL
+
+
+def test_a_video_whose_prefill_was_interrupted_is_not_taken_for_held(session, spy):
+    spy.fail_at = 0
+    answer(session, FIRST, says(50))
+    session.start_over()
+    spy.forget()
+    answer(session, OTHER, says(60, stop(session)))
+    assert spy.decoded[0] == 3 + VISUAL + 3
+
+
+def test_another_clip_is_prefilled_anew(session, spy):
+    answer(session, FIRST, says(50, stop(session)))
+    session.watch(PIXELS)
+    spy.forget()
+    answer(session, OTHER, says(60, stop(session)))
+    assert spy.decoded[0] == 3 + VISUAL + 3
