@@ -13,7 +13,7 @@ TWO_WORKERS := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 CHECKPOINT := calibration/demo/checkpoint
 VIDEO := calibration/demo/sample.mp4
 BUNDLE := bundles/demo
-QUESTION := What is moving in this video?
+QUESTION := Which appears first, the circle or the square?
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -15,7 +15,7 @@ MAX_PATTERNS = 8  # names shown of the layers that share a reason
 
 def render_model_card(manifest: Manifest) -> str:
     """The model card as Markdown. Every figure in it stands in the manifest."""
-    sections = (_head, _run, _graphs, _excluded, _operators, _parity, _origin)
+    sections = (_head, _run, _graphs, _excluded, _operators, _parity, _accuracy, _origin)
     return "\n\n".join(filter(None, (section(manifest) for section in sections))) + "\n"
 
 
@@ -108,6 +108,25 @@ def _parity(manifest: Manifest) -> str:
     meaning = "Each stage against the reference: fed with the reference's input (own), and as a user gets it (chained)."
     header = ("stage", "metric", "own error", "chained error", "passed", "note")
     return f"## Parity with the model\n\n{meaning}\n\n{_table(header, rows)}"
+
+
+def _accuracy(manifest: Manifest) -> str:
+    """What the gates measured, where the build was given any."""
+    figures = manifest.accuracy
+    if not figures:
+        return ""
+    lines = []
+    if "right" in figures:
+        asked = int(figures["questions"])
+        right, model = int(figures["right"]), int(figures["reference_right"])
+        lines.append(f"Of {asked:,} questions the bundle answers {right:,} right, the model {model:,}.")
+    if "kl" in figures:
+        lines.append(
+            f"Over {int(figures['answer_tokens']):,} answer tokens its distributions are {figures['kl']:.4f} nats (mean KL divergence) "
+            f"from the model's, and {figures['top1_agreement']:.2%} have the same best id."
+        )
+    return "## Answers\n\n" + " ".join(lines)
+
 
 
 def _origin(manifest: Manifest) -> str:

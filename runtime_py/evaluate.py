@@ -16,9 +16,11 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from export.arguments import ArgumentParser, add_weight_arguments
 from export.bundle import open_bundle
@@ -34,7 +36,7 @@ from runtime_py.stages import Pixels
 from runtime_py.video import read_frames
 
 MAX_NEW_TOKENS = 64  # an answer that is longer answers no question of a benchmark
-EDITS = ("blank", "shuffled")  # what --frames can do to a clip, to see whether a model needs it
+FRAMES, TOKENS = ("blank", "shuffled"), {"no-image": "image_projector", "no-video": "video_projector"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,20 @@ class Result:
     answer: str
     right: bool
     f1: float
+
+
+class Without:
+    """A backend whose tokens of one projector are zeros."""
+
+    def __init__(self, backend: GraphBackend, projector: str):
+        self._backend, self._projector = backend, projector
+
+    def run(self, graph: str, *inputs: Tensor) -> Tensor:
+        y = self._backend.run(graph, *inputs)
+        return torch.zeros_like(y) if graph == self._projector else y
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
 
 
 def by_clip(items: Iterable[Item]) -> list[list[Item]]:
@@ -130,7 +146,8 @@ def evaluate(
     left = [item for item in items if item.number not in file.results]
     if left:
         encode, tokenizer = load_tokenizer(contender.tokenizer_file, contender.name)
-        session = Session(contender.load(), encode)
+        backend = contender.load()
+        session = Session(Without(backend, TOKENS[edit]) if edit in TOKENS else backend, encode)
         progress = Progress(len(by_clip(left)))
         with file.open() as lines:
             for clip in by_clip(left):
@@ -225,7 +242,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--videos", type=Path, required=True, metavar="DIR", help="folder of the videos that the annotations name")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the answers (default: evaluation/ANNOTATIONS)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
-    parser.add_argument("--frames", choices=EDITS, help="grey frames, or frames in another order: does the model need the video?")
+    ablate_help = "does the model need it? Grey frames, frames in another order, or one branch's tokens as zeros"
+    parser.add_argument("--ablate", choices=(*FRAMES, *TOKENS), help=ablate_help)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--json", type=Path, metavar="F", help="write the table as JSON too")
     add_compute_units_argument(parser)
@@ -240,10 +258,10 @@ def main(argv: list[str] | None = None) -> None:
     out = args.out or Path("evaluation") / args.annotations.stem
     out.mkdir(parents=True, exist_ok=True)
     results = {}
-    suffix = f"-{args.frames}" if args.frames else ""
+    suffix = f"-{args.ablate}" if args.ablate else ""
     for contender in contenders:
-        file = ResultFile(out / f"{contender.name}{suffix}.jsonl", contender.identity, questions_fingerprint(items, args.frames))
-        results[contender.name] = evaluate(contender, items, args.videos, file, args.frames)
+        file = ResultFile(out / f"{contender.name}{suffix}.jsonl", contender.identity, questions_fingerprint(items, args.ablate))
+        results[contender.name] = evaluate(contender, items, args.videos, file, args.ablate)
     if args.json:
         args.json.write_text(json.dumps(summary(items, results), indent=2) + "\n", encoding="utf-8")
     print(table(items, results))

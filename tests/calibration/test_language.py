@@ -36,13 +36,13 @@ def asked():
 def test_every_answer_is_predicted_from_its_own_conversation(encode, asked):
     packed = pack([[asked[0]], [asked[1], asked[2]]], encode)
     second = packed.branch == 1
-    text = first_turn(asked[1].text) + asked[1].answer + next_turn(asked[2].text) + asked[2].answer + END_OF_TURN
+    text = first_turn(asked[1].text) + asked[1].reply + next_turn(asked[2].text) + asked[2].reply + END_OF_TURN
     whole = tokenize(text, encode)
     after = whole[len(whole) - 1 - whole[::-1].index(-200) + 1 :]
     assert packed.ids[second].tolist() == after
     assert packed.places[second].tolist() == list(range(second.sum()))
     targets = packed.targets[second]
-    assert [t for t in targets if t >= 0] == [*encode(asked[1].answer + END_OF_TURN), *encode(asked[2].answer + END_OF_TURN)]
+    assert [t for t in targets if t >= 0] == [*encode(asked[1].reply + END_OF_TURN), *encode(asked[2].reply + END_OF_TURN)]
     assert all(target < 0 or target == following for target, following in zip(targets, packed.ids[second][1:]))
 
 

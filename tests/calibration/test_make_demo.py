@@ -50,10 +50,11 @@ def test_activations_are_of_order_one(demo):
 
 
 QUESTIONS = {
-    "What is moving in this video?": "A red circle.",
     "What colour is the square?": "Blue.",
     "What is the red shape?": "Circle.",
     "How many shapes are there?": "Two.",
+    "What is the background like?": "Dark.",
+    "Is there a green shape?": "No.",
     "Which appears first, the circle or the square?": "The circle.",
 }
 

@@ -58,6 +58,7 @@ def sample_manifest() -> m.Manifest:
         preprocessing=m.Preprocessing(16, 224, rgb, rgb, rgb, rgb, 8, 4, True, 1e-5, "crop, PIL bicubic", "squash, OpenCV bilinear"),
         prompt=m.Prompt("<|im_start|>system\n", "<|im_start|>user\n", "<image>", "<|im_end|>", "<|im_start|>assistant\n", -200, (151645,)),
         parity=(m.StageParity("image_tokens", 0.001, 0.002, 0.01, 0.02, "relative error", True, ""),),
+        accuracy={"questions": 6.0, "right": 5.0, "reference_right": 6.0},
         files={"reference.npz": m.FileEntry("1" * 64, 20), "golden/ids.json": m.FileEntry("2" * 64, 30)},
         expected_memory_bytes=600_000_000,
         bits_per_weight=4.6,
@@ -161,7 +162,7 @@ def at(data: dict, path: tuple):
 
 DECODER = ("graphs", "decoder")
 REFUSED = [  # path, value, what the line must say
-    (("schema_version",), 2, "newer version of this tool (schema 2, this one reads 1): update it"),
+    (("schema_version",), 3, "newer version of this tool (schema 3, this one reads 2): update it"),
     (("schema_version",), 0, "older version"),
     (("schema_version",), True, "schema_version must be an integer, not True"),
     (("target",), "windows", "target must be one of executorch, coreml, onnx"),

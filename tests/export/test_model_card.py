@@ -30,6 +30,7 @@ def test_the_card_tells_what_the_manifest_holds():
         "`tokens` from 1 to 512",
         "| `image_tokens` | relative error | 0.001 (at most 0.01) | 0.002 (at most 0.02) | yes |",
         "need: `aten::topk`. The stock runtime has all of them",
+        "Of 6 questions the bundle answers 5 right, the model 6.",
         "| decoder | CC BY-NC-SA 4.0 |",
         "Built 2026-01-31T12:00:00Z with torch 2.13.0.",
     ):
@@ -92,3 +93,9 @@ def test_text_with_bars_and_line_breaks_keeps_the_tables_whole():
     stage = dataclasses.replace(sample_manifest().parity[0], note="one | two\nthree")
     (row,) = [line for line in card(parity=(stage,)).splitlines() if line.startswith("| `image_tokens`")]
     assert row.endswith("one \\| two three |")
+
+
+def test_what_the_gates_measured_stands_there_and_nothing_without_them():
+    assert "## Answers" not in card(accuracy={})
+    text = card(accuracy={"questions": 8.0, "kl": 0.01234, "top1_agreement": 0.987, "answer_tokens": 40.0})
+    assert "Over 40 answer tokens its distributions are 0.0123 nats" in text and "98.70 %" in text.replace("98.70%", "98.70 %")

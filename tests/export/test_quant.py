@@ -22,6 +22,7 @@ TABLE = {  # recipe -> component -> scheme of its linears or its table; docs/des
     "fp16": dict.fromkeys((*ENCODERS_AND_PROJECTORS, "token_embedding", "decoder"), "fp16"),
     "int8": dict.fromkeys((*ENCODERS_AND_PROJECTORS, "token_embedding", "decoder"), "int8"),
     "int4": dict.fromkeys((*ENCODERS_AND_PROJECTORS, "token_embedding"), "int8") | {"decoder": "int4"},
+    "int4-gptq": dict.fromkeys((*ENCODERS_AND_PROJECTORS, "token_embedding"), "int8") | {"decoder": "int4"},
 }
 
 

@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from calibration.clips import ANNOTATIONS, write_clips
 from export.build import DEMO_CHECKPOINT
 from runtime_py.annotations import read_annotations
-from runtime_py.evaluate import by_clip, main, read_pixels
+from runtime_py.evaluate import TOKENS, Without, by_clip, main, read_pixels
 
 CLIPS, QUESTIONS = 2, 4
 
@@ -119,6 +120,25 @@ def test_edited_frames(clips):
     plain, blank, shuffled = (read_pixels(clips / item.video, item, edit).clip for edit in (None, "blank", "shuffled"))
     assert (blank == 127).all() and not (plain == shuffled).all()
     assert sorted(frame.sum().item() for frame in plain) == sorted(frame.sum().item() for frame in shuffled)
+
+
+@pytest.mark.parametrize("branch, projector", [("no-image", "image_projector"), ("no-video", "video_projector")])
+def test_one_branch_is_taken_away(branch, projector):
+    class Ones:
+        name = "ones"
+
+        def run(self, graph, *inputs):
+            return torch.ones(2)
+
+    backend = Without(Ones(), TOKENS[branch])
+    assert backend.name == "ones" and not backend.run(projector).any()
+    for graph in {"image_projector", "video_projector", "image_encoder"} - {projector}:
+        assert backend.run(graph).all()
+
+
+def test_an_ablation_has_results_of_its_own(demo_bundle, clips, tmp_path):
+    assert run(demo_bundle, clips, tmp_path, "--ablate", "no-image", "--limit", "1") == 0
+    assert [path.name for path in tmp_path.iterdir()] == [f"{demo_bundle.name}-no-image.jsonl"]
 
 
 @pytest.mark.parametrize(
