@@ -1,53 +1,12 @@
-"""The whole training, at a size that takes seconds: every stage runs, stops, goes on, and ends in a checkpoint that opens."""
-
-import dataclasses
-import json
+"""What the stages of training are taught."""
 
 import numpy as np
-import pytest
-import torch
 
-from calibration import store, train
+from calibration import train
 from calibration.attention import few_places, looks_at_names, looks_at_shapes
 from calibration.encoders import IGNORE, clip_targets, frame_targets, patch_targets, place_targets
 from calibration.scenes import COLOURS, SHAPES, Scene, Shape, Track
-from calibration.train import Training
-from export.checkpoint import open_checkpoint
 from export.model.prompt import USER
-
-
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(store, "SHARD", 2)
-    for name, value in {"TRAIN_CLIPS": 3, "VALIDATION_CLIPS": 20, "LOG_EVERY": 1, "QUESTIONS": 4}.items():
-        monkeypatch.setattr(train, name, value)
-    for name in ("IMAGE", "VIDEO", "LANGUAGE"):
-        monkeypatch.setattr(train, name, dataclasses.replace(getattr(train, name), steps=2))
-
-
-@pytest.mark.full
-def test_from_nothing_to_a_checkpoint(small, tmp_path):
-    training = Training(tmp_path / "work", seed=0)
-    (tmp_path / "work").mkdir()
-    training.make_clips()
-    frames = np.load(next((tmp_path / "work" / "clips" / "train").glob("*.npy")))
-    assert frames.shape == (2, 16, 224, 224, 3) and frames.std() > 5
-    training.train_image()
-    training.train_video()
-    training.train_language(*training.make_features())
-    training.write(tmp_path / "out")
-    checkpoint = open_checkpoint(str(tmp_path / "out"))
-    trained = checkpoint.load(parts={"decoder", "video_encoder"})
-    assert not torch.equal(trained.decoder.head.weight.float(), Training(tmp_path, 0).model.decoder.head.weight)
-    log = [json.loads(line) for line in (tmp_path / "out" / "language.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in log] == [0, 1] and all(np.isfinite(line["loss"]) for line in log)
-    again = Training(tmp_path / "work", seed=0)  # nothing is left to do: the same weights
-    again.make_clips()
-    again.train_image()
-    again.train_language(*again.make_features())
-    again.write(tmp_path / "again")
-    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (tmp_path / "out" / "model.safetensors").read_bytes()
-
 
 SCENE = Scene("dark", (Shape("circle", "red", "big", "left", 0), Shape("ring", "cyan", "small", "still", 1)))
 MIDDLE = np.tile([0.5, 0.25], (16, 1))

@@ -97,13 +97,6 @@ def test_its_manifest_says_how_it_was_rounded_and_what_the_gates_measured(calibr
     assert [r.scheme for r in PRESETS["int4-gptq"].rules] == [r.scheme for r in nearest.rules]  # the same size
 
 
-@pytest.mark.full
-def test_a_core_ml_package_holds_the_same_integers(statistics, tmp_path, capsys):
-    """`check_weights` compares every integer and scale with the grid while it builds; parity runs them."""
-    arguments = ["--target", "coreml", "--recipe", "int4-gptq", "--calibration", str(statistics), "--out", str(tmp_path / "b")]
-    assert build(*arguments) == 0, capsys.readouterr().err
-
-
 def test_a_demand_that_is_not_met_leaves_no_bundle(clips, tmp_path, capsys):
     questions = ["--annotations", str(clips / ANNOTATIONS), "--videos", str(clips)]
     arguments = ["--target", "executorch", "--recipe", "int4", "--out", str(tmp_path / "b"), *questions]
