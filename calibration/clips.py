@@ -65,7 +65,7 @@ def draw(scene: Scene, tracks: list[Track], rng: np.random.Generator, size: tupl
     for number in range(len(frames)):
         image = background.copy()
         for shape, track, colour in zip(scene.shapes, tracks, colours):
-            if number >= track.appears:
+            if track.appears <= number < track.leaves:
                 _paint(image, colour, _inside(shape.kind, track, number, x, y) * side)
         image += rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(grain)
         frames[number] = np.clip(image, 0, 255)

@@ -1,6 +1,6 @@
 """The curve of a training run: the share of right answer tokens on validation clips over the decoder's steps, as SVG.
 
-    python -m calibration.curve --log calibration/demo/checkpoint/language.jsonl --out docs/training.svg
+python -m calibration.curve --log calibration/demo/checkpoint/language.jsonl --out docs/training.svg
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from calibration.scenes import APPEARS, BACKGROUNDS, CLIP_FRAMES, COLOURS, DIRECTIONS, MOST_SHAPES, SHAPES, SIZES, STILL, Scene, Track
+from calibration.scenes import BACKGROUNDS, CLIP_FRAMES, COLOURS, DIRECTIONS, MOST_SHAPES, SHAPES, SIZES, STILL, Scene, Track
 from export.config import CHUNK_FRAMES, CHUNK_KEY_FRAMES, CHUNKS, KEY_FRAMES
 from export.model.clip import ClipVisionEncoder
 from export.model.videomamba import VideoMambaEncoder
@@ -42,12 +42,12 @@ FRAME_READOUTS = (
 PATCH_READOUTS = (Readout(1, 1 + len(SHAPES)), Readout(1, 1 + len(COLOURS)), Readout(1, len(SIZES)))
 # In a clip shapes are named by their colours alone: a scan sees a picture line by line, which makes outlines hard to tell.
 # Of a patch: which colour covers it (0: none), how that moves, in which order it appeared.
-CLIP_PATCH_READOUTS = (Readout(1, 1 + len(COLOURS)), Readout(1, len(MOTIONS)), Readout(1, len(APPEARS)))
+CLIP_PATCH_READOUTS = (Readout(1, 1 + len(COLOURS)), Readout(1, len(MOTIONS)), Readout(1, MOST_SHAPES))
 # Of a frame within a clip: the column and the row of a grid in which each shape is.
 PLACES = 4
 PLACE_READOUTS = (Readout(2 * len(COLOURS), PLACES),)
 # Of a clip: how each moves (0: not there), in which order each appears, the number of shapes.
-CLIP_READOUTS = (Readout(len(COLOURS), 1 + len(MOTIONS)), Readout(len(COLOURS), len(APPEARS)), Readout(1, MOST_SHAPES))
+CLIP_READOUTS = (Readout(len(COLOURS), 1 + len(MOTIONS)), Readout(len(COLOURS), MOST_SHAPES), Readout(1, MOST_SHAPES))
 
 
 def frame_targets(scene: Scene, tracks: Sequence[Track]) -> Tensor:
@@ -58,7 +58,7 @@ def frame_targets(scene: Scene, tracks: Sequence[Track]) -> Tensor:
     targets[:, 2 * NAMES] = BACKGROUNDS.index(scene.background)
     for shape, track in zip(scene.shapes, tracks):
         colour, kind = colours.index(shape.colour), len(colours) + kinds.index(shape.kind)
-        there = targets[track.appears :]
+        there = targets[track.appears : track.leaves]
         there[:, colour] = 1 + kinds.index(shape.kind)
         there[:, kind] = 1 + colours.index(shape.colour)
         there[:, [NAMES + colour, NAMES + kind]] = sizes.index(shape.size)
@@ -79,7 +79,7 @@ def patch_targets(scene: Scene, tracks: Sequence[Track], grid: int) -> Tensor:
         dx = np.abs(centres[None] - track.centres[:, :1]) < track.radius * track.stretch  # [16, grid]
         dy = np.abs(centres[None] - track.centres[:, 1:]) < track.radius
         covered = dy[:, :, None] & dx[:, None]  # [16, grid, grid]
-        covered[: track.appears] = False
+        covered[~track.shown] = False
         targets[covered] = says
     return torch.from_numpy(targets.reshape(CLIP_FRAMES, grid * grid, 5))
 
@@ -91,7 +91,8 @@ def place_targets(scene: Scene, tracks: Sequence[Track]) -> Tensor:
     for shape, track in zip(scene.shapes, tracks):
         places = np.clip(track.centres * PLACES, 0, PLACES - 1).astype(np.int64)  # [16, 2]
         colour = colours.index(shape.colour)
-        targets[track.appears :, [colour, len(colours) + colour]] = places[track.appears :]
+        shown = slice(track.appears, track.leaves)
+        targets[shown, [colour, len(colours) + colour]] = places[shown]
     return torch.from_numpy(targets)
 
 
@@ -145,6 +146,25 @@ class Readouts(nn.Module):
             said = wanted != IGNORE
             right.append((logits.argmax(-1) == wanted)[said].float().mean())
         return torch.stack(losses).sum(), torch.stack(right).detach()
+
+
+class OwnPlace(nn.Module):
+    """Where a token's own patch lies, which direction and motion are told by. Pictures do not need it to be named, so an encoder that is
+    not asked for it forgets it."""
+
+    WEIGHT = 3.0  # of its loss beside the others'
+
+    def __init__(self, width: int, grid: int):
+        super().__init__()
+        axis = torch.linspace(-1, 1, grid)
+        self.grid = grid
+        self.register_buffer("places", torch.cartesian_prod(axis, axis), persistent=False)  # [P, 2]: row, column
+        self.linear = nn.Linear(width, 2)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of all patches [B, P, C] -> the loss, and the root of the mean squared error in patches."""
+        error = F.mse_loss(self.linear(features), self.places.expand(len(features), -1, -1))
+        return self.WEIGHT * error, error.detach().sqrt() * (self.grid - 1) / 2
 
 
 def with_fast_scan(encoder: VideoMambaEncoder) -> VideoMambaEncoder:

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from calibration.encoders import IGNORE
 from calibration.questions import Question
 from export.model.mobile_videogpt import MobileVideoGPT
+from export.model.projector import Projector
 from export.model.prompt import END_OF_TURN, first_turn, next_turn, split_at_visual_tokens, tokenize
 from export.model.qwen2 import DecoderLayer, rope_table, rotate
 
@@ -26,12 +28,25 @@ Encode = Callable[[str], Sequence[int]]
 @dataclasses.dataclass(frozen=True)
 class Branches:
     """Conversations behind one prefix, packed: ids, their places behind the prefix, which conversation each belongs to, and the id
-    that each is to predict (-100: none); int64 [Q] each. `turns` numbers the question whose answer a target belongs to."""
+    that each is to predict (IGNORE: none); int64 [Q] each."""
 
     ids: np.ndarray
     places: np.ndarray
     branch: np.ndarray
     targets: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Looks:
+    """Where tokens are to look, bool, one for each of the first heads: those of the branches in the first layer [B, heads, Q, K + Q] and
+    in the second, and those of the prefix in the first [B, heads, K, K]."""
+
+    words: Tensor | None = None
+    answers: Tensor | None = None
+    back: Tensor | None = None
+
+
+NO_LOOKS = Looks()
 
 
 def prefix_ids(encode: Encode) -> list[int]:
@@ -51,7 +66,7 @@ def pack(conversations: Sequence[Sequence[Question]], encode: Encode) -> Branche
                 asked = tokenize(next_turn(question.text), encode)[1:]  # the end-of-turn token stands behind the answer already
             answer = [*encode(question.reply), *encode(END_OF_TURN)]
             ids += [*asked, *answer]
-            targets += [-100] * (len(asked) - 1) + answer + [-100]
+            targets += [IGNORE] * (len(asked) - 1) + answer + [IGNORE]
         for column, values in zip(columns, (ids, range(len(ids)), [number] * len(ids), targets)):
             column.append(np.array(values))
     return Branches(*(np.concatenate(column) for column in columns))
@@ -60,7 +75,7 @@ def pack(conversations: Sequence[Sequence[Question]], encode: Encode) -> Branche
 def pad(packs: Sequence[Branches]) -> Branches:
     """Packs of several clips in one array each, [B, Q]; padding belongs to branch -1 and predicts nothing."""
     longest = max(len(pack.ids) for pack in packs)
-    filler = {"ids": 0, "places": 0, "branch": -1, "targets": -100}
+    filler = {"ids": 0, "places": 0, "branch": -1, "targets": IGNORE}
     return Branches(*(
         np.stack([np.pad(getattr(pack, name), (0, longest - len(pack.ids)), constant_values=value) for pack in packs])
         for name, value in filler.items()
@@ -71,26 +86,20 @@ def visual_prefix(model: MobileVideoGPT, before: Sequence[int], image: Tensor, p
     """Kept features to the embeddings of the prefix: image [B, 16, 196, C], pooled video [B, 2, 196, W] -> [B, P, D]."""
     batch = image.shape[0]
     # The projector's own forward is the graph's, with one clip's shapes; its layers take any number of rows.
-    image_tokens = _project(model.image_projector, image.flatten(0, 1)).reshape(batch, -1, model.config.decoder.width)
-    video_tokens = _project(model.video_projector, pooled.flatten(0, 1)).reshape(batch, -1, model.config.decoder.width)
+    image_tokens = Projector.forward(model.image_projector, image.flatten(0, 1)).reshape(batch, -1, model.config.decoder.width)
+    video_tokens = Projector.forward(model.video_projector, pooled.flatten(0, 1)).reshape(batch, -1, model.config.decoder.width)
     text = model.token_embedding(torch.tensor(before)).expand(batch, -1, -1)
     return torch.cat([text, image_tokens, video_tokens], dim=1)
 
 
-def _project(projector: torch.nn.Module, rows: Tensor) -> Tensor:
-    from export.model.projector import Projector
-
-    return Projector.forward(projector, rows)
-
-
 def branch_logits(
-    model: MobileVideoGPT, prefix: Tensor, branches: Branches, kept: Tensor | None = None, looks: Sequence[Tensor] = ()
+    model: MobileVideoGPT, prefix: Tensor, branches: Branches, kept: Tensor | None = None, looks: Looks = NO_LOOKS
 ) -> tuple[Tensor, Tensor]:
     """Logits at every token of the branches, [B, Q, V]; prefix [B, P, D]. With `kept`, ascending places [B, K], only those tokens of each
     prefix are there, each at its place.
 
-    With `looks`, one for each of the first layers, bool [B, heads, Q, K + Q], also how much attention misses the tokens that a token
-    is to look at: the sum over the layers of the mean of -log of the share that they get, over the tokens that are to look at any.
+    With `looks` also how much attention misses the tokens that a token is to look at: the sum over `looks` of the mean of -log of the
+    share that they get, over the tokens that are to look at any.
     """
     places = torch.from_numpy(branches.places) + prefix.shape[1]  # [B, Q]
     kept = torch.arange(prefix.shape[1]).expand(len(prefix), -1) if kept is None else kept
@@ -106,8 +115,12 @@ def branch_logits(
         last = i + 1 == len(model.decoder.layers)
         q, k, v = _heads(layer, x, cos[kept][:, None], sin[kept][:, None], keys_only=last)
         q2, k2, v2 = _heads(layer, y, cos[places][:, None], sin[places][:, None])
-        if i < len(looks):
-            missed = missed + _missed(q2, torch.cat([k, k2], 2), sees, looks[i])
+        if i == 0 and looks.back is not None:
+            causal = torch.ones(length, length, dtype=torch.bool).tril()
+            missed = missed + _missed(q, k, causal, looks.back)
+        wanted = (looks.words, looks.answers)[i] if i < 2 else None
+        if wanted is not None:
+            missed = missed + _missed(q2, torch.cat([k, k2], 2), sees, wanted)
         if not last:
             x = _rest(layer, x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
         seen = F.scaled_dot_product_attention(q2, torch.cat([k, k2], 2), torch.cat([v, v2], 2), attn_mask=sees)
@@ -116,7 +129,7 @@ def branch_logits(
 
 
 def _missed(q: Tensor, k: Tensor, sees: Tensor, looks: Tensor) -> Tensor:
-    """See `branch_logits`: q [B, H, Q, E], k [B, H, K + Q, E], sees [B, 1, Q, K + Q], looks [B, heads, Q, K + Q]."""
+    """See `branch_logits`: q [B, H, Q, E], k [B, H, T, E], sees [B, 1, Q, T] or [Q, T], looks [B, heads, Q, T]."""
     heads = looks.shape[1]
     scores = (q[:, :heads] @ k[:, :heads].transpose(2, 3)).float() / q.shape[-1] ** 0.5
     scores = scores.masked_fill(~sees, -torch.inf)

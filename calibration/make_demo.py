@@ -83,19 +83,19 @@ def _initial(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
         return (dt + np.log(-np.expm1(-dt))).astype(np.float32)
     if leaf == "bias":
         return np.zeros(shape, np.float32)
-    if name.startswith("video_encoder") and "position_embedding" in name:
+    if "position_embedding" in name:
         return smooth_positions(shape, rng)
-    small = "token_embedding" in name or "position_embedding" in name or leaf.startswith("class_")
+    small = "token_embedding" in name or leaf.startswith("class_")
     scale = 0.02 if small else 1 / math.sqrt(math.prod(shape[1:]))
     return (rng.standard_normal(shape) * scale).astype(np.float32)
 
 
 def smooth_positions(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Position embeddings [1, N, C] that change slowly over a square grid (one more row, the class token's, stands first) or over time.
+    """Position embeddings [.., N, C] that change slowly over a square grid (one more row, the class token's, stands first) or over time.
 
-    A scan has to tell near from far before it can tell where something goes, which random rows would not let it for long.
+    An encoder has to tell near from far before it can tell where something goes, which random rows would not let it for long.
     """
-    _, rows, width = shape
+    rows, width = shape[-2:]
     side = math.isqrt(rows - 1)
     if side * side == rows - 1:
         places = np.stack(np.meshgrid(*[np.linspace(-1, 1, side)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -103,7 +103,8 @@ def smooth_positions(shape: tuple[int, ...], rng: np.random.Generator) -> np.nda
     else:
         places = np.linspace(-1, 1, rows)[:, None]
     waves = np.concatenate([places, np.sin(2 * places), np.cos(2 * places), np.sin(4 * places)], axis=1)  # [N, features]
-    return (0.5 * waves @ rng.standard_normal((waves.shape[1], width)) / math.sqrt(waves.shape[1] / 2))[None].astype(np.float32)
+    embeddings = 0.5 * waves @ rng.standard_normal((waves.shape[1], width)) / math.sqrt(waves.shape[1] / 2)
+    return embeddings.reshape(shape).astype(np.float32)
 
 
 def train_tokenizer() -> Tokenizer:

@@ -1,7 +1,7 @@
 """The clip that the demos and the documentation ask about: a scene of the demo's world, at a camera's size and rate.
 
-Eight seconds of 320x240 at 24 fps: on a dark background a big red circle moves to the right; after two seconds a small blue square
-appears below it. The drawing is the same everywhere (seeded numpy); its H.264 encoding may differ in its bytes between versions
+Eight seconds of 320x240 at 24 fps: on a dark background a big red circle moves to the right and is gone after 4.5 seconds; a small
+blue square is there below it from the third second on, for as long. The drawing is the same everywhere (seeded numpy); its H.264 encoding may differ in its bytes between versions
 of the encoder.
 
     python -m calibration.sample_clip [--out calibration/demo/sample.mp4]
@@ -25,19 +25,21 @@ FPS = 24
 SECONDS = 8
 SEED = 20250
 SCENE = Scene("dark", (Shape("circle", "red", "big", "right", 0), Shape("square", "blue", "small", "still", 1)))
-SQUARE_APPEARS_S = 2
+SQUARE_APPEARS_S = 3
+STAYS_S = 4.5
 
 
 def draw_frames() -> np.ndarray:
     """The frames in order: uint8 RGB [192, 240, 320, 3]."""
     total = FPS * SECONDS
-    tracks = [_track("big", (0.2, 0.3), (0.8, 0.3), 0, total), _track("small", (0.45, 0.75), (0.45, 0.75), SQUARE_APPEARS_S * FPS, total)]
+    tracks = [_track("big", (0.2, 0.3), (0.8, 0.3), 0, total), _track("small", (0.45, 0.75), (0.45, 0.75), SQUARE_APPEARS_S, total)]
     return draw(SCENE, tracks, np.random.default_rng(SEED), (WIDTH, HEIGHT))
 
 
-def _track(size: str, start: tuple[float, float], end: tuple[float, float], appears: int, total: int) -> Track:
-    progress = np.clip((np.arange(total) - appears) / (total - 1 - appears), 0, 1)[:, None]
-    return Track(np.array(start) + progress * (np.array(end) - start), SIZES[size], appears, stretch=1.0)
+def _track(size: str, start: tuple[float, float], end: tuple[float, float], appears_s: int, total: int) -> Track:
+    appears, leaves = appears_s * FPS, round((appears_s + STAYS_S) * FPS)
+    progress = np.clip((np.arange(total) - appears) / (leaves - 1 - appears), 0, 1)[:, None]
+    return Track(np.array(start) + progress * (np.array(end) - start), SIZES[size], appears, leaves, stretch=1.0)
 
 
 @command

@@ -1,4 +1,4 @@
-"""Scenes of the demo's world: what a clip shows, as data. One to three coloured shapes on a background; some move, some appear later.
+"""Scenes of the demo's world: what a clip shows, as data. One to three coloured shapes on a background; some move, some come and go.
 
 A scene's `key` holds all that can be asked about. Its hash alone decides the split, so no scene of one split has the parameters of
 another's; where things stand, how grainy it is and how fast they go is drawn anew for each clip (`layout`).
@@ -23,8 +23,10 @@ STILL = "still"
 BACKGROUNDS = ("dark", "bright", "striped", "checked")
 MOST_SHAPES = 3
 CLIP_FRAMES = 16
-APPEARS = ((0, 0), (3, 5), (10, 12))  # first and last frame at which the first, second and third shape of an ordered scene may appear
-LAST_MOVER = 1  # what appears third has no time left to be seen moving
+# In an ordered scene every shape is there for equally long, and the frames are the same backwards: without their order nothing tells
+# which came first. For each number of shapes: the first and the last frame at which the first, the second, .. may appear.
+APPEARS = {2: ((0, 2), (5, 7)), 3: ((0, 0), (3, 4), (7, 7))}
+STAYS = 9  # frames
 SPLITS = {"test": 10, "validation": 5, "train": 85}  # shares, per cent
 GAP = 0.03  # between two shapes at any time, of the shorter side
 TRAVEL = (0.28, 0.55)  # how far a shape moves, of the shorter side
@@ -78,12 +80,20 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """Where a shape is: centres float [frames, 2] (x, y of the square canvas, 0..1), radius, the frame it appears at, its stretch in x."""
+    """Where a shape is: centres float [frames, 2] (x, y of the square canvas, 0..1), radius, the first frame that shows it and the first
+    that no longer does, its stretch in x."""
 
     centres: np.ndarray
     radius: float
     appears: int
+    leaves: int
     stretch: float
+
+    @property
+    def shown(self) -> np.ndarray:
+        """Whether each frame shows it, bool [frames]."""
+        numbers = np.arange(len(self.centres))
+        return (numbers >= self.appears) & (numbers < self.leaves)
 
 
 def sample_scene(rng: np.random.Generator, split: str) -> Scene:
@@ -99,8 +109,7 @@ def _any_scene(rng: np.random.Generator) -> Scene:
     ordered = count > 1 and rng.random() < 0.6
     kinds = rng.permutation(SHAPES)[:count]
     colours = rng.permutation(list(COLOURS))[:count]
-    may_move = [i for i in range(count) if not ordered or i <= LAST_MOVER]
-    movers = set(rng.permutation(may_move)[: rng.choice(3, p=(0.15, 0.6, 0.25))].tolist())
+    movers = set(rng.permutation(count)[: rng.choice(3, p=(0.15, 0.6, 0.25))].tolist())
     shapes = []
     for i in range(count):
         motion = str(rng.choice(list(DIRECTIONS))) if i in movers else STILL
@@ -113,7 +122,8 @@ def layout(scene: Scene, rng: np.random.Generator) -> list[Track]:
     while True:
         tracks: list[Track] = []
         for shape in scene.shapes:
-            track = next((t for t in (_track(shape, rng) for _ in range(LAYOUT_TRIES)) if all(_apart(t, other) for other in tracks)), None)
+            tries = (_track(scene, shape, rng) for _ in range(LAYOUT_TRIES))
+            track = next((track for track in tries if all(_apart(track, other) for other in tracks)), None)
             if track is None:
                 break
             tracks.append(track)
@@ -121,17 +131,20 @@ def layout(scene: Scene, rng: np.random.Generator) -> list[Track]:
             return tracks
 
 
-def _track(shape: Shape, rng: np.random.Generator) -> Track:
+def _track(scene: Scene, shape: Shape, rng: np.random.Generator) -> Track:
     radius = SIZES[shape.size] * rng.uniform(0.92, 1.08)
     stretch = rng.uniform(0.85, 1.18)
-    first, last = APPEARS[shape.order]
-    appears = int(rng.integers(first, last + 1))
+    appears, leaves = 0, CLIP_FRAMES
+    if scene.ordered:
+        first, last = APPEARS[len(scene.shapes)][shape.order]
+        appears = int(rng.integers(first, last + 1))
+        leaves = appears + STAYS
     edge = radius * max(1, stretch) + 0.02
     way = rng.uniform(*TRAVEL) * np.array(DIRECTIONS.get(shape.motion, (0, 0)))  # [2]
     low, high = edge + np.maximum(0, -way), 1 - edge - np.maximum(0, way)
     start = rng.uniform(low, np.maximum(low, high))
-    progress = np.clip((np.arange(CLIP_FRAMES) - appears) / (CLIP_FRAMES - 1 - appears), 0, 1)  # [16]
-    return Track(start + progress[:, None] * way, radius, appears, stretch)
+    progress = np.clip((np.arange(CLIP_FRAMES) - appears) / (leaves - 1 - appears), 0, 1)  # [16]
+    return Track(start + progress[:, None] * way, radius, appears, leaves, stretch)
 
 
 def _apart(one: Track, other: Track) -> bool:

@@ -21,13 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from calibration.attention import few_places, looks_at_names, looks_at_shapes
+from calibration.attention import MOVING, Shown, few_places, looks_at_shapes, looks_back, looks_of_answers
 from calibration.encoders import (
     CLIP_PATCH_READOUTS,
     CLIP_READOUTS,
     FRAME_READOUTS,
     PATCH_READOUTS,
     PLACE_READOUTS,
+    OwnPlace,
     Readouts,
     clip_targets,
     frame_targets,
@@ -38,10 +39,10 @@ from calibration.encoders import (
     with_fast_scan,
 )  # fmt: skip
 from calibration.features import FeatureStore
-from calibration.language import branch_logits, pack, pad, prefix_ids, visual_prefix
+from calibration.language import NO_LOOKS, Branches, Looks, branch_logits, pack, pad, prefix_ids, visual_prefix
 from calibration.make_demo import DEFAULT_OUT, demo_config, initial_weights, train_tokenizer, write_demo
 from calibration.questions import Question, questions_about
-from calibration.scenes import COLOURS, SHAPES
+from calibration.scenes import COLOURS, SHAPES, Scene
 from calibration.store import ClipStore
 from calibration.training import Schedule, Stage
 from export.arguments import ArgumentParser
@@ -64,8 +65,8 @@ A small Mobile-VideoGPT in the released layout that answers questions about clip
 LOG_EVERY = 100  # steps
 LOOK = 0.3  # weight of what attention misses, see calibration/attention.py
 IMAGE = Schedule(steps=2400, rate=3e-3)
-VIDEO = Schedule(steps=10_000, rate=3e-3, plateau=0.3)
-LANGUAGE = Schedule(steps=5000, rate=2e-3, plateau=0.3)
+VIDEO = Schedule(steps=10_000, rate=2e-3, plateau=0.2)
+LANGUAGE = Schedule(steps=5000, rate=1.5e-3, plateau=0.2)
 HALF_UNTIL = 0.7  # share of the video encoder's steps in which a clip shows half of its patches, for the time's sake
 WHOLE_FROM = 0.97  # share of the decoder's steps from which it is shown all image tokens: before, a step takes a fifth of the time
 IMAGE_BATCH, VIDEO_BATCH, LANGUAGE_BATCH = 32, 2, 4  # frames, clips, clips
@@ -77,7 +78,7 @@ class Training:
     def __init__(self, work: Path, seed: int):
         self.work, self.seed = work, seed
         self.tokenizer = train_tokenizer()
-        self.words = {self.encode(f" {word}")[0]: word for word in (*COLOURS, *SHAPES)}  # each is one token
+        self.words = {self.encode(f" {word}")[0]: word for word in (*COLOURS, *SHAPES, MOVING)}  # each is one token
         self.user = self.encode(USER)[1]  # the word behind the control token
         self.model = initial_weights(demo_config(self.tokenizer), seed)
         self.train = ClipStore(work / "clips", "train", seed, TRAIN_CLIPS)
@@ -100,6 +101,7 @@ class Training:
         encoder = self.model.image_encoder
         readouts = nn.ModuleDict({
             "frame": Readouts(encoder.config.width, FRAME_READOUTS), "patch": Readouts(encoder.config.width, PATCH_READOUTS),
+            "own_place": OwnPlace(encoder.config.width, encoder.config.grid),
         })  # fmt: skip
         stage = Stage("image", self.work, nn.ModuleDict({"encoder": encoder, "readouts": readouts}), IMAGE, self.seed)
         grid = encoder.config.grid
@@ -115,10 +117,11 @@ class Training:
                 features, tokens, patches = image_features(encoder, frames, patches, rng, TOKENS)
             loss, right = readouts["frame"].loss(features.float(), wanted)
             patch_loss, patch_right = readouts["patch"].patch_loss(tokens.float(), patches)
-            (loss + patch_loss).backward()
+            place_loss, astray = readouts["own_place"](tokens.float())
+            (loss + patch_loss + place_loss).backward()
             stage.report(loss.item() + patch_loss.item())
             if stage.step % LOG_EVERY == 0:
-                stage.log(frame=_rounded(right), patch=_rounded(patch_right))
+                stage.log(frame=_rounded(right), patch=_rounded(patch_right), patches_astray=round(astray.item(), 2))
 
     def train_video(self) -> None:
         """Stage one, what happens in a clip."""
@@ -182,7 +185,13 @@ class Training:
                 stage.log(validation=self._validate(model, before, validation))
 
     def _language_loss(
-        self, model: MobileVideoGPT, before: list[int], store: FeatureStore, clips: np.ndarray, rng: np.random.Generator, taught: bool,
+        self,
+        model: MobileVideoGPT,
+        before: list[int],
+        store: FeatureStore,
+        clips: np.ndarray,
+        rng: np.random.Generator,
+        taught: bool,
         few: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean cross entropy of the answers' tokens, and for each of them whether the best guess is right. `taught`: with what attention
@@ -199,23 +208,26 @@ class Training:
         covered = [patch_targets(clip.scene, clip.tracks, IMAGE_POOL_SIDE)[..., 1].numpy() for clip in scenes]  # [16, 144]: colours
         whole = np.arange(len(before) + model.config.visual_tokens)
         kept = [few_places(len(before), model.config.visual_tokens, cover, rng) if few else whole for cover in covered]
-        looks = [
-            np.stack([
-                looks_at_shapes(clip.scene, cover, ids, self.words, len(before), places)
-                for clip, cover, ids, places in zip(scenes, covered, branches.ids, kept)
-            ]),
-            np.stack([
-                looks_at_names(clip.scene, ids, wanted, self.words, self.user, len(places))
-                for clip, ids, wanted, places in zip(scenes, branches.ids, branches.targets, kept)
-            ]),
-        ]  # fmt: skip
+        looks = self._looks([clip.scene for clip in scenes], covered, kept, branches, len(before), back=few) if taught else NO_LOOKS
         with torch.autocast("cpu", torch.bfloat16):
             prefix = visual_prefix(model, before, image, pooled)
             places = torch.from_numpy(np.stack(kept))
-            logits, missed = branch_logits(model, prefix, branches, places, [torch.from_numpy(layer) for layer in looks] if taught else ())
+            logits, missed = branch_logits(model, prefix, branches, places, looks)
         said = targets >= 0
         logits = logits[said].float()
         return F.cross_entropy(logits, targets[said]) + LOOK * missed, logits.argmax(-1) == targets[said]
+
+    def _looks(
+        self, scenes: list[Scene], covered: list[np.ndarray], kept: list[np.ndarray], branches: Branches, before: int, back: bool
+    ) -> Looks:
+        """Where the tokens of several clips are to look; what they cover and which are kept, for each. Without `back` the prefix is left to
+        itself: of all its tokens to all would take gigabytes."""
+        shown = [Shown(cover, places, before) for cover, places in zip(covered, kept)]
+        per_clip = list(zip(scenes, shown, branches.ids, branches.targets))
+        words = [looks_at_shapes(scene, clip, ids, self.words) for scene, clip, ids, _ in per_clip]
+        answers = [looks_of_answers(scene, clip, ids, targets, self.words, self.user) for scene, clip, ids, targets in per_clip]
+        looks = (words, answers, [looks_back(scene, clip) for scene, clip, *_ in per_clip] if back else None)
+        return Looks(*(torch.from_numpy(np.stack(one)) if one else None for one in looks))
 
     @torch.inference_mode()
     def _validate(self, model: MobileVideoGPT, before: list[int], store: FeatureStore) -> dict[str, float]:
@@ -233,7 +245,7 @@ class Training:
         write_demo(self.model, self.tokenizer, out, ABOUT.format(seed=self.seed), files)
 
 
-def _conversations(scene, rng: np.random.Generator) -> list[list[Question]]:
+def _conversations(scene: Scene, rng: np.random.Generator) -> list[list[Question]]:
     """Questions about a scene in conversations of one or two turns."""
     left = questions_about(scene, rng, QUESTIONS)
     conversations = []

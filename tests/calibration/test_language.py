@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from calibration.clips import plan_clip
-from calibration.language import branch_logits, pack, pad, prefix_ids, visual_prefix
+from calibration.language import Looks, branch_logits, pack, pad, prefix_ids, visual_prefix
 from calibration.make_demo import demo_config, initial_weights, train_tokenizer
 from calibration.questions import Question, questions_about
 from export.model.projector import pool_video_tokens
@@ -101,5 +101,19 @@ def test_what_attention_misses_is_measured(model, encode, asked):
     half = everywhere.clone()
     half[..., 15:] = False
     with torch.inference_mode():
-        all_missed, half_missed = (float(branch_logits(model, prefix, packed, None, [looks])[1]) for looks in (everywhere, half))
+        all_missed, half_missed = (float(branch_logits(model, prefix, packed, None, Looks(words=looks))[1]) for looks in (everywhere, half))
     assert 0 < all_missed < half_missed
+
+
+def test_the_prefix_too_is_told_where_to_look(model, encode, asked):
+    """What is there already costs nothing: the first token sees itself alone."""
+    prefix = torch.randn(1, 30, 128, generator=torch.Generator().manual_seed(0))
+    packed = pad([pack([[asked[0]]], encode)])
+
+    def missed(token: int, at: int) -> float:
+        back = torch.zeros(1, 2, 30, 30, dtype=torch.bool)
+        back[:, 1, token, at] = True
+        with torch.inference_mode():
+            return float(branch_logits(model, prefix, packed, None, Looks(back=back))[1])
+
+    assert abs(missed(0, 0)) < 1e-6 and missed(20, 3) > 0.1

@@ -7,7 +7,7 @@ import pytest
 
 from calibration.clips import plan_clip
 from calibration.questions import CATEGORIES, CHOICE, FORMS, OPEN, YES_NO, questions_about
-from calibration.scenes import APPEARS, Scene, Shape, sample_scene
+from calibration.scenes import APPEARS, STAYS, Scene, Shape, sample_scene
 from export.model.prompt import LETTERS
 
 CIRCLE = Shape("circle", "red", "big", "left", 0)
@@ -38,16 +38,27 @@ def test_shapes_are_inside_do_not_touch_and_move_as_they_say(number):
     for shape, track in zip(clip.scene.shapes, clip.tracks):
         reach = track.radius * max(1, track.stretch)
         assert (track.centres >= reach).all() and (track.centres <= 1 - reach).all()
-        way = track.centres[-1] - track.centres[0]
+        way = track.centres[track.leaves - 1] - track.centres[track.appears]
         if shape.moves:
             axis, sign = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}[shape.motion]
             assert way[axis] * sign > 0.25 and abs(way[1 - axis]) < 1e-9
         else:
             assert not way.any()
-        assert APPEARS[shape.order][0] <= track.appears <= APPEARS[shape.order][1]
+        if clip.scene.ordered:
+            first, last = APPEARS[len(clip.scene.shapes)][shape.order]
+            assert first <= track.appears <= last and track.leaves - track.appears == STAYS <= 16 - track.appears
+        else:
+            assert (track.appears, track.leaves) == (0, 16)
     for i, one in enumerate(clip.tracks):
         for other in clip.tracks[i + 1 :]:
             assert np.hypot(*(one.centres - other.centres).T).min() > one.radius + other.radius
+
+
+def test_frames_without_their_order_do_not_say_what_came_first():
+    """A clip backwards is as likely as the clip: every set of frames that show a shape, and of those that show two, is."""
+    for starts in APPEARS.values():
+        backwards = [(16 - STAYS - last, 16 - STAYS - first) for first, last in reversed(starts)]
+        assert list(starts) == backwards
 
 
 def test_a_clip_is_a_function_of_its_number():
