@@ -26,15 +26,15 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.components import COMPONENTS
 from export.config import MAX_CONTEXT
 from export.errors import CalibrationError, command
-from export.model.prompt import END_OF_TURN, first_turn, split_at_visual_tokens, tokenize
+from export.model.prompt import Encode, answer_ids, opening_ids, question_ids
 from export.progress import Progress
 from export.quant.statistics import INDEX, index_text
-from runtime_py.annotations import VIDEO_SUFFIXES, Item, find_video, read_annotations
+from runtime_py.annotations import VIDEO_SUFFIXES, Item, by_clip, find_video, read_annotations
 from runtime_py.backends.eager import EagerBackend
+from runtime_py.evaluate import read_pixels
 from runtime_py.load import backend_of_checkpoint, load_tokenizer
 from runtime_py.sampling import Sampler
 from runtime_py.stages import Pixels, embed, visual_tokens
-from runtime_py.video import read_frames
 
 SYNTHETIC = "synthetic"
 DEFAULT_QUESTION = "What happens in this video?"
@@ -52,7 +52,6 @@ class Accumulator:
         self.sum_abs = torch.zeros(width, dtype=torch.float64)
         self.max_abs = torch.zeros(width)
         self.weight = 0.0
-        self.rows = 0
 
     def add(self, rows: Tensor, weight: float) -> None:
         """Rows [n, in], `weight` each."""
@@ -61,7 +60,6 @@ class Accumulator:
         self.sum_abs += rows.abs().sum(0).double() * weight
         self.max_abs = torch.maximum(self.max_abs, rows.abs().amax(0))
         self.weight += weight * len(rows)
-        self.rows += len(rows)
 
     def tensors(self) -> dict[str, Tensor]:
         """As `export.quant.statistics` describes them."""
@@ -126,17 +124,16 @@ class Watch:
         self._handles = [self.layers[name].register_forward_pre_hook(note(name)) for name in names]
 
 
-def run_clip(backend: EagerBackend, encode: Callable[[str], Sequence[int]], pixels: Pixels, items: Sequence[Item], watch: Watch) -> None:
+def run_clip(backend: EagerBackend, encode: Encode, pixels: Pixels, items: Sequence[Item], watch: Watch) -> None:
     """Ask the questions about one clip, answers fed in, behind one visual prefix; rows are weighted so that each clip counts alike."""
     watch.weight = 1.0
     visual = visual_tokens(backend, pixels)
-    before = split_at_visual_tokens(tokenize(first_turn(""), encode))[0]
-    prefix = torch.cat([embed(backend, before), visual])
+    prefix = torch.cat([embed(backend, opening_ids(encode)), visual])
     watch.weight = (1 - TEXT_SHARE) / len(prefix)
     backend.decode(prefix, 0)
-    asked = [split_at_visual_tokens(tokenize(first_turn(item.prompt), encode))[1] for item in items]
-    answers = [[*encode(item.said), *encode(END_OF_TURN)] if item.said else None for item in items]
-    for question, answer in zip(asked, answers):
+    for item in items:
+        question = question_ids(item.prompt, encode)
+        answer = answer_ids(item.said, encode) if item.said else None
         watch.weight = TEXT_SHARE / (len(items) * (len(question) + len(answer or [None] * ANSWER_TOKENS)))
         logits = backend.decode(embed(backend, question), len(prefix))
         position = len(prefix) + len(question)
@@ -191,8 +188,7 @@ def collect(
 
     def run(clip: tuple[Path, Sequence[Item]]) -> None:
         path, items = clip
-        frames = read_frames(path, items[0].start_s, items[0].end_s).frames
-        run_clip(backend, encode, Pixels.of(frames), items, watch)
+        run_clip(backend, encode, read_pixels(path, items[0]), items, watch)
 
     first = (clips[0][0], clips[0][1][:1])
     groups = watch.groups(lambda: run(first))
@@ -241,10 +237,7 @@ def clips_of(folder: Path) -> list[tuple[Path, list[Item]]]:
         raise CalibrationError(f"--clips {folder} is no folder: give one of videos, or {SYNTHETIC}")
     annotations = folder / ANNOTATIONS
     if annotations.exists():
-        by_clip: dict[object, list[Item]] = {}
-        for item in read_annotations(annotations):
-            by_clip.setdefault(item.clip, []).append(item)
-        return [(find_video(folder, items[0].video), items) for items in by_clip.values()]
+        return [(find_video(folder, items[0].video), items) for items in by_clip(read_annotations(annotations))]
     videos = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES[1:])
     if not videos:
         raise CalibrationError(f"--clips {folder} has no videos ({', '.join(VIDEO_SUFFIXES[1:])})")

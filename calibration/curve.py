@@ -13,30 +13,13 @@ from pathlib import Path
 from export.arguments import ArgumentParser
 from export.errors import ExportError, command
 from runtime_py.files import replacing
-
-WIDTH, HEIGHT, MARGIN = 560, 320, 48  # pixels
+from runtime_py.plots import lines
 
 
 def curve(points: Sequence[tuple[int, float]]) -> str:
     """(step, share) pairs as a line."""
-    last, low = max(step for step, _ in points), 0.1 * int(10 * min(share for _, share in points))
-
-    def at(step: float, share: float) -> tuple[float, float]:
-        return MARGIN + step / last * (WIDTH - MARGIN - 16), HEIGHT - MARGIN - (share - low) / (1 - low) * (HEIGHT - MARGIN - 20)
-
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in points))
-    parts = [f'<polyline points="{line}" fill="none" stroke="#06c" stroke-width="2"/>']
-    for share in (low, (1 + low) / 2, 1.0):
-        x, y = at(0, share)
-        parts.append(f'<path d="M{x:.0f} {y:.1f}H{WIDTH - 16}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x - 6:.0f}" y="{y + 4:.0f}" text-anchor="end">{share:.2f}</text>')
-    for step in (0, last // 2, last):
-        x, y = at(step, low)
-        parts.append(f'<text x="{x:.0f}" y="{y + 18:.0f}" text-anchor="middle">{step}</text>')
-    title = "steps; share of right answer tokens, validation clips"
-    parts.append(f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{title}</text>')
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12">'
-    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>\n"])
+    low = 0.1 * int(10 * min(share for _, share in points))
+    return lines({"share": points}, "steps", "share of right answer tokens, validation clips", y_low=low, y_high=1.0)
 
 
 @command

@@ -10,17 +10,18 @@ import argparse
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from calibration.clips import write_clips
-from calibration.collect import SYNTHETIC, clips_of
+from calibration.collect import SYNTHETIC, clips_of, linears
 from export.arguments import add_weight_arguments
 from export.checkpoint import open_checkpoint
 from export.errors import CalibrationError
+from export.model.prompt import Encode
 from export.quant.statistics import CalibrationFolder, InputStatistics, open_calibration
 from runtime_py.agreement import Agreement, Asked, answer_distributions, compare
 from runtime_py.backends.eager import EagerBackend
@@ -38,13 +39,12 @@ class Experiment:
 
     backend: EagerBackend
     calibration: CalibrationFolder
-    encode: Callable[[str], Sequence[int]]
+    encode: Encode
     clips: Sequence[tuple[Tensor, Sequence[Asked]]]  # visual tokens [V, D], questions with answers
 
     def __post_init__(self) -> None:
-        linears = {name: module for name, module in self.backend.model.decoder.named_modules() if isinstance(module, nn.Linear)}
-        self.weights: dict[str, Tensor] = {name: module.weight.detach() for name, module in linears.items()}
-        self._linears = linears
+        self._linears = {name.removeprefix("decoder/"): module for name, module in linears(self.backend, ["decoder"]).items()}
+        self.weights: dict[str, Tensor] = {name: module.weight.detach() for name, module in self._linears.items()}
         self._expected = self._distributions()
 
     def statistics(self, layer: str) -> InputStatistics:

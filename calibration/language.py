@@ -8,7 +8,7 @@ Q tokens of all branches, D width, E head width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,10 +19,8 @@ from calibration.encoders import IGNORE
 from calibration.questions import Question
 from export.model.mobile_videogpt import MobileVideoGPT
 from export.model.projector import Projector
-from export.model.prompt import END_OF_TURN, first_turn, next_turn, split_at_visual_tokens, tokenize
+from export.model.prompt import Encode, answer_ids, next_turn, question_ids, tokenize
 from export.model.qwen2 import DecoderLayer, rope_table, rotate
-
-Encode = Callable[[str], Sequence[int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +47,6 @@ class Looks:
 NO_LOOKS = Looks()
 
 
-def prefix_ids(encode: Encode) -> list[int]:
-    """The ids before the visual tokens, the same in every prompt."""
-    return split_at_visual_tokens(tokenize(first_turn(""), encode))[0]
-
-
 def pack(conversations: Sequence[Sequence[Question]], encode: Encode) -> Branches:
     """Lay conversations side by side."""
     columns: list[list[np.ndarray]] = [[], [], [], []]
@@ -61,10 +54,10 @@ def pack(conversations: Sequence[Sequence[Question]], encode: Encode) -> Branche
         ids: list[int] = []
         targets: list[int] = []
         for turn, question in enumerate(conversation):
-            asked = split_at_visual_tokens(tokenize(first_turn(question.text), encode))[1]
+            asked = question_ids(question.text, encode)
             if turn:
                 asked = tokenize(next_turn(question.text), encode)[1:]  # the end-of-turn token stands behind the answer already
-            answer = [*encode(question.reply), *encode(END_OF_TURN)]
+            answer = answer_ids(question.reply, encode)
             ids += [*asked, *answer]
             targets += [IGNORE] * (len(asked) - 1) + answer + [IGNORE]
         for column, values in zip(columns, (ids, range(len(ids)), [number] * len(ids), targets)):

@@ -31,6 +31,7 @@ from export.quant.recipe import SCHEMES
 from export.quant.rounding import dequantize, quantize
 from export.quant.statistics import InputStatistics
 from runtime_py.agreement import Agreement
+from runtime_py.files import check_writable, replacing
 
 INT4 = SCHEMES["int4"]
 SCALE_DTYPE = torch.bfloat16
@@ -110,6 +111,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--roundings", nargs="+", choices=tuple(ROUNDINGS), default=list(ROUNDINGS), help="(default: all)")
     parser.add_argument("--json", type=Path, metavar="F", help="write the table as JSON too")
     args = parser.parse_args(argv)
+    if args.json:
+        check_writable(args.json)
     names = list(dict.fromkeys(["nearest", *args.roundings]))
     with experiment(args) as run:
         progress = Progress(len(names))
@@ -124,7 +127,8 @@ def main(argv: list[str] | None = None) -> None:
     print(table(rows))
     if args.json:
         data = {name: vars(agreement) | {"output_error": loss} for name, (agreement, loss) in rows.items()}
-        args.json.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        with replacing(args.json) as file:
+            file.write((json.dumps(data, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The clip that the demos and the documentation ask about: a scene of the demo's world, at a camera's size and rate.
 
 Eight seconds of 320x240 at 24 fps: on a dark background a big red circle moves to the right and is gone after 4.5 seconds; a small
-blue square is there below it from the third second on, for as long. The drawing is the same everywhere (seeded numpy); its H.264 encoding may differ in its bytes between versions
-of the encoder.
+blue square is there below it from the third second on, for as long. The drawing is the same everywhere (seeded numpy); its H.264
+encoding may differ in its bytes between versions of the encoder.
 
     python -m calibration.sample_clip [--out calibration/demo/sample.mp4]
 """

@@ -39,7 +39,7 @@ from calibration.encoders import (
     with_fast_scan,
 )  # fmt: skip
 from calibration.features import FeatureStore
-from calibration.language import NO_LOOKS, Branches, Looks, branch_logits, pack, pad, prefix_ids, visual_prefix
+from calibration.language import NO_LOOKS, Branches, Looks, branch_logits, pack, pad, visual_prefix
 from calibration.make_demo import DEFAULT_OUT, demo_config, initial_weights, train_tokenizer, write_demo
 from calibration.questions import Question, questions_about
 from calibration.scenes import COLOURS, SHAPES, Scene
@@ -49,7 +49,7 @@ from export.arguments import ArgumentParser
 from export.config import IMAGE_POOL_SIDE
 from export.errors import ExportError, command
 from export.model.mobile_videogpt import MobileVideoGPT
-from export.model.prompt import USER
+from export.model.prompt import USER, opening_ids
 from export.progress import Progress
 
 TRAIN_CLIPS, VALIDATION_CLIPS = 4000, 200
@@ -174,7 +174,7 @@ class Training:
         model = self.model
         parts = {name: getattr(model, name) for name in ("image_projector", "video_projector", "token_embedding", "decoder")}
         stage = Stage("language", self.work, nn.ModuleDict(parts), LANGUAGE, self.seed)
-        before = prefix_ids(self.encode)
+        before = opening_ids(self.encode)
         for rng in stage.steps():
             clips = rng.integers(len(train.clips), size=LANGUAGE_BATCH)
             few = stage.step < WHOLE_FROM * LANGUAGE.steps

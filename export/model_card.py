@@ -128,7 +128,6 @@ def _accuracy(manifest: Manifest) -> str:
     return "## Answers\n\n" + " ".join(lines)
 
 
-
 def _origin(manifest: Manifest) -> str:
     tools = ", ".join(f"{name} {version}" for name, version in manifest.tool_versions.items())
     rows = list(manifest.licenses.items())

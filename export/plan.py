@@ -120,9 +120,7 @@ def meta_twins(checkpoint: Checkpoint, form: Form) -> dict[str, nn.Module]:
         return {name: component.twin(model, form) for name, component in COMPONENTS.items()}
 
 
-def _plan_graph(
-    name: str, twin: nn.Module, assignments: list[Assignment], layers: int, layer_seconds: float, form: Form
-) -> GraphPlan:
+def _plan_graph(name: str, twin: nn.Module, assignments: list[Assignment], layers: int, layer_seconds: float, form: Form) -> GraphPlan:
     parameters = sum(p.numel() for p in twin.parameters())
     float_bytes = 2 if form.half and computes_half(assignments) else 4
     size = float_bytes * (parameters - sum(a.weights for a in assignments))

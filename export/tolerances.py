@@ -115,6 +115,7 @@ _COREML: dict[str, dict[str, Tolerance]] = {
     },
 }
 
+
 def tolerance(stage: str, target: str, schemes: Mapping[str, str]) -> Tolerance:
     """The bounds of one stage for a bundle whose graphs have these schemes (`schemes` by component).
 

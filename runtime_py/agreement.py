@@ -6,17 +6,16 @@ The answer's tokens go in, whatever a model would have said; at each, the two di
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from export.model.prompt import END_OF_TURN, first_turn, split_at_visual_tokens, tokenize
+from export.model.prompt import Encode, answer_ids, opening_ids, question_ids
 from runtime_py.backends.base import Graphs
 from runtime_py.stages import check_fits, embed
 
-Encode = Callable[[str], Sequence[int]]
 Asked = tuple[str, str]  # a question as the model is asked it, and its answer
 
 
@@ -36,13 +35,12 @@ class Agreement:
 def answer_distributions(backend: Graphs, encode: Encode, visual: Tensor, asked: Iterable[Asked]) -> Iterator[tuple[Tensor, list[int]]]:
     """For each question about one clip, given as its visual tokens: log-probabilities [T, V] before each of the answer's T tokens (the
     end of turn is one), and those tokens. The questions share one visual prefix."""
-    before = split_at_visual_tokens(tokenize(first_turn(""), encode))[0]
-    prefix = torch.cat([embed(backend, before), visual.to(embed(backend, before))])
+    opening = embed(backend, opening_ids(encode))
+    prefix = torch.cat([opening, visual.to(opening)])
     length = prefix.shape[0]
     backend.decode(prefix, 0)
     for question, answer in asked:
-        after = split_at_visual_tokens(tokenize(first_turn(question), encode))[1]
-        ids = [*encode(answer), *encode(END_OF_TURN)]
+        after, ids = question_ids(question, encode), answer_ids(answer, encode)
         check_fits(backend, length, len(after) + len(ids))
         logits = [backend.decode(embed(backend, after), length)]
         for i, token in enumerate(ids[:-1]):

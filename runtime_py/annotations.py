@@ -83,6 +83,20 @@ def find_video(folder: Path, name: str) -> Path:
     raise AnnotationError(f"{folder} has no video {name}: give the folder with --videos, or leave questions out with --limit")
 
 
+def by_clip(items: Iterable[Item]) -> list[list[Item]]:
+    """Questions about the same clip together, in the order of the file."""
+    clips: dict[object, list[Item]] = {}
+    for item in items:
+        clips.setdefault(item.clip, []).append(item)
+    return list(clips.values())
+
+
+def check_videos(items: Iterable[Item], folder: Path) -> None:
+    """Raise AnnotationError where a video is missing."""
+    for clip in by_clip(items):
+        find_video(folder, clip[0].video)
+
+
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -30,6 +30,7 @@ from export.ops.selective_scan import selective_scan_fused, selective_scan_loope
 from runtime_py.backends.executorch import load_method, use_threads
 from runtime_py.files import check_writable, replacing
 from runtime_py.load import check_threads
+from runtime_py.plots import lines
 from runtime_py.timing import take_turns, timed
 
 LENGTH, GROUPS, CHANNELS, STATES = 1569, 2, 1152, 16  # of a released VideoMamba block
@@ -133,26 +134,9 @@ def lengths(folder: Path) -> dict[int, float]:
 def plot(seconds: dict[int, float]) -> str:
     """The kernel's milliseconds against the length, and the straight line through zero that fits them best, as SVG."""
     slope = sum(length * took for length, took in seconds.items()) / sum(length**2 for length in seconds)
-    width, height, margin = 560, 340, 56
-    most_steps, most_ms = max(seconds), 1.1e3 * max(seconds.values())
-
-    def at(length: float, ms: float) -> tuple[float, float]:
-        x = margin + (width - margin - 16) * length / most_steps
-        return round(x, 1), round(height - margin - (height - margin - 24) * ms / most_ms, 1)
-
-    (x0, y0), (x1, y1) = at(0, 0), at(most_steps, 1e3 * slope * most_steps)
-    parts = [f'<line x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}" stroke="#999" stroke-dasharray="4 4"/>']
-    for length, took in seconds.items():
-        x, y = at(length, 1e3 * took)
-        parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="#1f77b4"/>')
-        parts.append(f'<text x="{x - 6}" y="{y - 9}" text-anchor="end">{1e3 * took:.1f}</text>')
-        parts.append(f'<text x="{x}" y="{y0 + 18}" text-anchor="middle">{length if length not in (1024, 1569) else ""}</text>')
-    right = at(most_steps, 0)[0]
-    parts.append(f'<path d="M{x0} 24V{y0}H{right}" fill="none" stroke="black"/>')
-    parts.append(f'<text x="{(x0 + right) / 2}" y="{height - 12}" text-anchor="middle">steps</text>')
-    parts.append(f'<text x="{x0}" y="16">milliseconds, 2 directions of {CHANNELS} channels, {STATES} states</text>')
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">'
-    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>\n"])
+    most = max(seconds)
+    series = {"kernel": [(length, 1e3 * took) for length, took in seconds.items()], "-proportional": [(0, 0), (most, 1e3 * slope * most)]}
+    return lines(series, "steps", f"milliseconds, 2 directions of {CHANNELS} channels, {STATES} states")
 
 
 @command

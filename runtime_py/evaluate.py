@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,8 +27,9 @@ from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
 from export.errors import AnnotationError, ExportError, command
 from export.progress import Progress
-from runtime_py.annotations import Item, find_video, read_annotations
+from runtime_py.annotations import Item, by_clip, check_videos, find_video, read_annotations
 from runtime_py.backends.base import GraphBackend
+from runtime_py.files import check_writable, replacing
 from runtime_py.load import add_compute_units_argument, backend_of_bundle, backend_of_checkpoint, check_threads, load_tokenizer
 from runtime_py.scoring import is_right, paired_difference, wilson, word_f1
 from runtime_py.session import Session
@@ -36,6 +37,7 @@ from runtime_py.stages import Pixels
 from runtime_py.video import read_frames
 
 MAX_NEW_TOKENS = 64  # an answer that is longer answers no question of a benchmark
+# What --ablate takes away: the frames' content, their order, or the tokens of one projector.
 FRAMES, TOKENS = ("blank", "shuffled"), {"no-image": "image_projector", "no-video": "video_projector"}
 
 
@@ -71,14 +73,6 @@ class Without:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
-
-
-def by_clip(items: Iterable[Item]) -> list[list[Item]]:
-    """Questions about the same clip together, in the order of the file."""
-    clips: dict[object, list[Item]] = {}
-    for item in items:
-        clips.setdefault(item.clip, []).append(item)
-    return list(clips.values())
 
 
 def answer_clip(session: Session, decode: Callable[[list[int]], str], pixels: Pixels, items: Sequence[Item]) -> Iterator[Result]:
@@ -128,9 +122,8 @@ class ResultFile:
     def _rewrite(self) -> None:
         """Without a line that was cut short, so that what follows begins a line of its own."""
         lines = [json.dumps(self.header), *(json.dumps(dataclasses.asdict(result)) for result in self.results.values())]
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        partial.replace(self.path)
+        with replacing(self.path) as file:
+            file.write(("\n".join(lines) + "\n").encode())
 
     def open(self) -> TextIO:
         if not self.path.exists():
@@ -138,9 +131,7 @@ class ResultFile:
         return self.path.open("a", encoding="utf-8")
 
 
-def evaluate(
-    contender: Contender, items: Sequence[Item], videos: Path, file: ResultFile, edit: str | None = None
-) -> dict[int, Result]:
+def evaluate(contender: Contender, items: Sequence[Item], videos: Path, file: ResultFile, edit: str | None = None) -> dict[int, Result]:
     """Ask a model what its file of results does not hold yet."""
     wanted = {item.number for item in items}
     left = [item for item in items if item.number not in file.results]
@@ -161,15 +152,21 @@ def evaluate(
     return {number: result for number, result in file.results.items() if number in wanted}
 
 
-def table(items: Sequence[Item], results: dict[str, dict[int, Result]]) -> str:
-    """Per cent right by task and in all, a column a model, and each model's difference from the first with its 95 % interval."""
-    names = list(results)
+def by_task(items: Sequence[Item]) -> dict[str, list[int]]:
+    """The questions' numbers by task, "-" where a file names none."""
     tasks: dict[str, list[int]] = {}
     for item in items:
         tasks.setdefault(item.task or "-", []).append(item.number)
+    return dict(sorted(tasks.items()))
+
+
+def table(items: Sequence[Item], results: dict[str, dict[int, Result]]) -> str:
+    """Per cent right by task and in all, a column a model, and each model's difference from the first with its 95 % interval."""
+    names = list(results)
+    tasks = by_task(items)
     width = max(len("all, of 00000"), *(len(task) + 8 for task in tasks))
     lines = [f"{'task':<{width}}" + "".join(f"{name[-18:]:>20}" for name in names)]
-    for task, numbers in sorted(tasks.items()):
+    for task, numbers in tasks.items():
         cells = [100 * sum(results[name][i].right for i in numbers) / len(numbers) for name in names]
         lines.append(f"{f'{task} ({len(numbers)})':<{width}}" + "".join(f"{cell:>18.1f} %" for cell in cells))
     shares = [wilson(sum(r.right for r in results[name].values()), len(items)) for name in names]
@@ -192,10 +189,7 @@ def summary(items: Sequence[Item], results: dict[str, dict[int, Result]]) -> dic
     first: dict[int, bool] | None = None
     for name, answered in results.items():
         right = {number: result.right for number, result in answered.items()}
-        tasks = {
-            task: sum(right[item.number] for item in group) / len(group)
-            for task, group in ((task, [item for item in items if item.task == task]) for task in sorted({item.task for item in items}))
-        }
+        tasks = {task: sum(right[number] for number in numbers) / len(numbers) for task, numbers in by_task(items).items()}
         entry = {"accuracy": dataclasses.asdict(wilson(sum(right.values()), len(right))), "tasks": tasks}
         entry["word_f1"] = float(np.mean([result.f1 for result in answered.values()]))
         if first is None:
@@ -207,8 +201,8 @@ def summary(items: Sequence[Item], results: dict[str, dict[int, Result]]) -> dic
 
 
 def questions_fingerprint(items: Sequence[Item], edit: str | None) -> str:
-    """What was asked: another file, or the same with another limit, may share answers only question by question."""
-    text = json.dumps([dataclasses.astuple(item)[1:5] for item in items[:1]] + [edit])
+    """What a file of annotations asks; the same with another limit shares its answers question by question."""
+    text = json.dumps([dataclasses.astuple(item) for item in items] + [edit])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -251,19 +245,23 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.limit is not None and args.limit < 1:
         raise AnnotationError(f"--limit {args.limit}: give at least 1")
-    items = read_annotations(args.annotations)[: args.limit]
-    for clip in by_clip(items):
-        find_video(args.videos, clip[0].video)  # before any model is loaded
+    if args.json:
+        check_writable(args.json)
+    annotations = read_annotations(args.annotations)
+    items = annotations[: args.limit]
+    check_videos(items, args.videos)  # before any model is loaded
     contenders = _contenders(args)
     out = args.out or Path("evaluation") / args.annotations.stem
     out.mkdir(parents=True, exist_ok=True)
     results = {}
     suffix = f"-{args.ablate}" if args.ablate else ""
+    asked = questions_fingerprint(annotations, args.ablate)
     for contender in contenders:
-        file = ResultFile(out / f"{contender.name}{suffix}.jsonl", contender.identity, questions_fingerprint(items, args.ablate))
+        file = ResultFile(out / f"{contender.name}{suffix}.jsonl", contender.identity, asked)
         results[contender.name] = evaluate(contender, items, args.videos, file, args.ablate)
     if args.json:
-        args.json.write_text(json.dumps(summary(items, results), indent=2) + "\n", encoding="utf-8")
+        with replacing(args.json) as file:
+            file.write((json.dumps(summary(items, results), indent=2) + "\n").encode())
     print(table(items, results))
 
 

@@ -12,16 +12,16 @@ from torch import Tensor
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
 from export.errors import AccuracyError, AnnotationError
+from export.model.prompt import Encode
 from export.progress import Progress
 from runtime_py.agreement import answer_distributions, compare
-from runtime_py.annotations import Item, find_video
+from runtime_py.annotations import Item, by_clip, check_videos, find_video
 from runtime_py.backends.base import GraphBackend
-from runtime_py.evaluate import answer_clip, by_clip, read_pixels
+from runtime_py.evaluate import answer_clip, read_pixels
 from runtime_py.load import backend_of_bundle, backend_of_checkpoint, load_tokenizer
 from runtime_py.session import Session
 from runtime_py.stages import Pixels, visual_tokens
 
-Encode = Callable[[str], Sequence[int]]
 Decode = Callable[[list[int]], str]
 
 
@@ -34,8 +34,7 @@ class Questions:
 
     def check_videos(self) -> None:
         """Raise AnnotationError where a video is missing."""
-        for clip in by_clip(self.items):
-            find_video(self.videos, clip[0].video)
+        check_videos(self.items, self.videos)
 
     def right(self, backend: GraphBackend, encode: Encode, decode: Decode) -> int:
         """How many a model answers right."""
@@ -44,14 +43,11 @@ class Questions:
 
     def distributions(self, backend: GraphBackend, encode: Encode, clips: int | None = None) -> list[list[tuple[Tensor, list[int]]]]:
         """What a model thinks before each token of the answers, for `agreement.compare`; of the first `clips`, or all."""
-        return [
-            list(
-                answer_distributions(
-                    backend, encode, visual_tokens(backend, self._pixels(clip[0])), [(item.prompt, item.said) for item in clip]
-                )
-            )
-            for clip in by_clip(self.items)[:clips]
-        ]
+        found = []
+        for clip in by_clip(self.items)[:clips]:
+            visual = visual_tokens(backend, self._pixels(clip[0]))
+            found.append(list(answer_distributions(backend, encode, visual, [(item.prompt, item.said) for item in clip])))
+        return found
 
     def _pixels(self, item: Item) -> Pixels:
         return read_pixels(find_video(self.videos, item.video), item)
@@ -108,4 +104,3 @@ def check(figures: dict[str, float], gate: Gate) -> None:
     if gate.max_kl is not None and not figures["kl"] <= gate.max_kl:
         raise AccuracyError(f"the bundle's mean KL divergence from the model is {figures['kl']:.4f}, above --max-kl {gate.max_kl:g}: "
                             "choose a finer recipe, or calibrate (--recipe int4-gptq)")  # fmt: skip
-

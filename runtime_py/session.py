@@ -115,9 +115,7 @@ class Session:
             new = len(unfed) + len(ids)
         check_fits(self.backend, position, new)
 
-    def _generate(
-        self, embeds: Tensor, position: int, sampler: Sampler, max_new_tokens: int, opening: list[int] | None
-    ) -> Iterator[int]:
+    def _generate(self, embeds: Tensor, position: int, sampler: Sampler, max_new_tokens: int, opening: list[int] | None) -> Iterator[int]:
         for step in range(max_new_tokens):
             logits = self.backend.decode(embeds, position)
             self._opening = opening

@@ -31,7 +31,7 @@ from runtime_py.annotations import read_annotations
 from runtime_py.files import replacing
 from runtime_py.gates import Questions
 from runtime_py.load import backend_of_bundle, backend_of_checkpoint, load_tokenizer
-from runtime_py.scatter import scatter
+from runtime_py.plots import scatter
 from runtime_py.scoring import wilson
 
 DEFAULT_CLIPS, DEFAULT_QUESTIONS = 40, 8

@@ -85,9 +85,7 @@ def install() -> None:
     def constant_expression(context: Any, node: Any) -> None:
         data, scale, bits = ops._get_inputs(context, node)
         stored = types.nptype_from_builtin({4: types.int4, 8: types.int8}[int(bits.val)])
-        context.add(
-            mb.constexpr_blockwise_shift_scale(data=data.val.astype(np.int8).astype(stored), scale=scale.val, name=node.name)
-        )
+        context.add(mb.constexpr_blockwise_shift_scale(data=data.val.astype(np.int8).astype(stored), scale=scale.val, name=node.name))
 
     @register_torch_op(torch_alias=[f"{NAMESPACE}::read_rows", f"{NAMESPACE}.read_rows"])
     def read(context: Any, node: Any) -> None:
@@ -124,4 +122,3 @@ def _is_scalar(value: Any) -> bool:
 
 def _scalar(value: Any) -> Any:
     return value if isinstance(value, int | float | np.generic) else value.val
-

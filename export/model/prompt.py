@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from export.config import FRAMES, IMAGE_TOKENS_PLACEHOLDER
 from export.errors import PromptError
 
+Encode = Callable[[str], Sequence[int]]
+
 IMAGE_TEXT = "<image>"
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 USER = "<|im_start|>user\n"
@@ -32,7 +34,7 @@ def escape(question: str) -> str:
     return question
 
 
-def tokenize(text: str, encode: Callable[[str], Sequence[int]]) -> list[int]:
+def tokenize(text: str, encode: Encode) -> list[int]:
     """Ids of a prompt: each piece between `<image>` marks is tokenized on its own, each mark becomes -200."""
     ids: list[int] = []
     for i, piece in enumerate(text.split(IMAGE_TEXT)):
@@ -52,6 +54,21 @@ def split_at_visual_tokens(ids: Sequence[int]) -> tuple[list[int], list[int]]:
     if last - first + 1 != len(places):
         raise PromptError(f"the visual placeholders (id {IMAGE_TOKENS_PLACEHOLDER}) must stand in one run")
     return ids[:first], ids[last + 1 :]
+
+
+def opening_ids(encode: Encode) -> list[int]:
+    """The ids before the visual tokens, the same in every first turn."""
+    return split_at_visual_tokens(tokenize(first_turn(""), encode))[0]
+
+
+def question_ids(question: str, encode: Encode) -> list[int]:
+    """The ids behind the visual tokens of a first turn."""
+    return split_at_visual_tokens(tokenize(first_turn(question), encode))[1]
+
+
+def answer_ids(answer: str, encode: Encode) -> list[int]:
+    """The ids of a whole answer, its end of turn among them."""
+    return [*encode(answer), *encode(END_OF_TURN)]
 
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,9 @@ def library() -> Path:
     refusals = []
     for folder in folders:
         try:
-            return _build(packages, compiler, folder, name)
+            library = build_in(folder, name, compiler, [*OPTIMISED, str(SOURCE), *_flags(packages)])
+            _remove_old_builds(folder)
+            return library
         except OSError as error:
             if error.errno in NO_SPACE:
                 raise BackendError(f"no space left for the kernels' library, in {folder} or for temporary files: free some") from None
@@ -199,12 +202,17 @@ def _fingerprint(packages: Packages, compiler: Compiler) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _build(packages: Packages, compiler: Compiler, folder: Path, name: str) -> Path:
-    """Compile into a folder of its own and rename: who looks meanwhile sees no library or a whole one. OSError: cannot write."""
+def build_in(folder: Path, name: str, compiler: Compiler, arguments: Sequence[str]) -> Path:
+    """Compile into a folder of its own and rename: who looks meanwhile sees no library or a whole one.
+
+    Raises:
+        BackendError: what the compiler said first.
+        OSError: the folder cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="making-", dir=folder) as work:
         built = Path(work) / name
-        compile_command = [*compiler.command, *OPTIMISED, *compiler.target, str(SOURCE), "-o", str(built), *_flags(packages)]
+        compile_command = [*compiler.command, *compiler.target, *arguments, "-o", str(built)]
         try:
             ran = subprocess.run(compile_command, capture_output=True, text=True, timeout=BUILD_LIMIT_S)
         except subprocess.TimeoutExpired:
@@ -215,7 +223,6 @@ def _build(packages: Packages, compiler: Compiler, folder: Path, name: str) -> P
             said = first_error(ran.stderr) or f"exit code {ran.returncode}"
             raise BackendError(f"{shlex.join(compiler.command)} cannot compile the kernels: {said}; install or set CXX to another")
         os.replace(built, folder / name)
-    _remove_old_builds(folder)
     return folder / name
 
 

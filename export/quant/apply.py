@@ -68,11 +68,7 @@ def check_rules(recipe: Recipe, layers: dict[str, list[tuple[str, str, tuple[int
     Raises:
         RecipeError: names the rule that matches nothing.
     """
-    used = {
-        recipe.rule_for(component, kind, name, shape[1])
-        for component, triples in layers.items()
-        for name, kind, shape in triples
-    }
+    used = {recipe.rule_for(component, kind, name, shape[1]) for component, triples in layers.items() for name, kind, shape in triples}
     for rule in recipe.rules:
         if not rule.optional and rule not in used:
             named = f"{rule.component}/{rule.layers} -> {rule.scheme}"

@@ -42,7 +42,7 @@ def test_sums_are_those_of_the_rows():
     gram = (rows * weights[:, None]).T @ rows / weights.sum()
     assert torch.allclose(found["gram"], gram, atol=1e-5)
     assert torch.allclose(found["mean_abs"], (rows.abs() * weights[:, None]).sum(0) / weights.sum(), atol=1e-5)
-    assert torch.equal(found["max_abs"], rows.abs().amax(0)) and sums.rows == 50
+    assert torch.equal(found["max_abs"], rows.abs().amax(0))
 
 
 def test_every_linear_of_the_decoder_has_statistics_and_those_that_share_an_input_a_file(statistics, checkpoint):

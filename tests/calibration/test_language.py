@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from calibration.clips import plan_clip
-from calibration.language import Looks, branch_logits, pack, pad, prefix_ids, visual_prefix
+from calibration.language import Looks, branch_logits, pack, pad, visual_prefix
 from calibration.make_demo import demo_config, initial_weights, train_tokenizer
 from calibration.questions import Question, questions_about
 from export.model.projector import pool_video_tokens
-from export.model.prompt import END_OF_TURN, first_turn, next_turn, tokenize
+from export.model.prompt import END_OF_TURN, first_turn, next_turn, opening_ids, tokenize
 from export.model.qwen2 import KeyValueCache
 
 
@@ -50,7 +50,7 @@ def test_packed_logits_are_the_decoders(model, encode, asked):
     """Of every branch of both clips, padding or not; the prefix is the graphs' visual tokens."""
     image, video = torch.randn(2, 16, 196, 128), torch.randn(2, 8, 196, 64)
     pooled = torch.stack([pool_video_tokens(tokens, 14) for tokens in video])
-    before = prefix_ids(encode)
+    before = opening_ids(encode)
     packs = [pack([[asked[0]], [asked[1], asked[2]]], encode), pack([[asked[3]]], encode)]
     with torch.inference_mode():
         prefix = visual_prefix(model, before, image, pooled)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from runtime_py.agreement import compare
-from runtime_py.scatter import scatter
+from runtime_py.plots import scatter
 from runtime_py.sweep import Row, pareto, table
 
 

@@ -9,8 +9,8 @@ import torch
 
 from calibration.clips import ANNOTATIONS, write_clips
 from export.build import DEMO_CHECKPOINT
-from runtime_py.annotations import read_annotations
-from runtime_py.evaluate import TOKENS, Without, by_clip, main, read_pixels
+from runtime_py.annotations import by_clip, read_annotations
+from runtime_py.evaluate import TOKENS, Without, main, read_pixels
 
 CLIPS, QUESTIONS = 2, 4
 

@@ -1,9 +1,9 @@
 """The selective scan of Mamba, in the forms that the project needs. See `sequential.py` for what it computes.
 
-    sequential   the truth, step by step          looped     one loop in stock operators, for ExecuTorch
-    unrolled     plain tensor operations, for Core ML, ONNX and training
-    training     a kernel with its gradient, for a CPU
-    fused        one operator, for hosts that link this project's kernels
+sequential   the truth, step by step          looped     one loop in stock operators, for ExecuTorch
+unrolled     plain tensor operations, for Core ML, ONNX and training
+training     a kernel with its gradient, for a CPU
+fused        one operator, for hosts that link this project's kernels
 """
 
 from export.ops.selective_scan.fused import bidirectional_scan, selective_scan_fused

@@ -8,20 +8,18 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import os
-import subprocess
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from export.errors import BackendError
+from export.ops import native
 from export.ops.selective_scan.unrolled import cache_width, selective_scan_unrolled
 
 SOURCE = Path(__file__).with_name("training.cpp")
 # Fast mathematics: gradients carry no infinities, and exp is then a vector's.
 FLAGS = ("-std=c++20", "-O3", "-ffast-math", "-fopenmp-simd", "-fPIC", "-shared")
-BUILD_LIMIT_S = 300
 
 
 def training_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
@@ -49,9 +47,7 @@ class _Scan(torch.autograd.Function):
     def backward(ctx, dy: Tensor) -> tuple[Tensor, ...]:
         u, delta, A, B, C, states = ctx.saved_tensors
         du, ddelta, dA, dB, dC = torch.empty_like(u), torch.empty_like(u), torch.zeros_like(A), torch.empty_like(B), torch.empty_like(C)
-        _kernel().selective_scan_backward(
-            *_sizes(u, A), *_pointers(u, delta, A, B, C, states, dy.contiguous(), du, ddelta, dA, dB, dC)
-        )
+        _kernel().selective_scan_backward(*_sizes(u, A), *_pointers(u, delta, A, B, C, states, dy.contiguous(), du, ddelta, dA, dB, dC))
         return du, ddelta, dA.transpose(1, 2), dB, dC
 
 
@@ -66,24 +62,16 @@ def _pointers(*tensors: Tensor) -> tuple[ctypes.c_void_p, ...]:
 @functools.cache
 def _kernel() -> ctypes.CDLL | None:
     """The kernel, compiled at first use for this very processor and kept; None where it cannot be."""
-    from export.ops import native
-
     try:
         compiler = native.find_compiler()
     except BackendError:
         return None
     marks = hashlib.sha256(SOURCE.read_bytes() + repr((compiler, FLAGS)).encode()).hexdigest()[:16]
+    name = f"training-{marks}.so"
     for folder in native.cache_folders():
-        library = folder / f"training-{marks}.so"
         try:
-            if not library.is_file():
-                folder.mkdir(parents=True, exist_ok=True)
-                partial = library.with_name(f".{library.name}.{os.getpid()}")
-                command = [*compiler.command, *compiler.target, *FLAGS, "-o", str(partial), str(SOURCE), "-lm"]
-                subprocess.run(command, check=True, capture_output=True, timeout=BUILD_LIMIT_S)
-                partial.replace(library)
-            return ctypes.CDLL(str(library))
-        except (OSError, subprocess.SubprocessError):
+            library = folder / name
+            return ctypes.CDLL(str(library if library.is_file() else native.build_in(folder, name, compiler, [*FLAGS, str(SOURCE), "-lm"])))
+        except (OSError, BackendError):
             continue
     return None
-
