@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calibration.store import SHARD, ClipStore
+from calibration.store import ClipStore, locate
 from export.config import CHUNK_FRAMES, CHUNKS
 from export.model.clip import ClipVisionEncoder
 from export.model.frame_scorer import FrameScorer, select_key_frames
@@ -57,10 +57,12 @@ class FeatureStore:
         return self
 
     def image(self, number: int) -> Tensor:
-        return torch.from_numpy(np.array(self._image[number // SHARD][number % SHARD]))
+        shard, place = locate(number)
+        return torch.from_numpy(np.array(self._image[shard][place]))
 
     def video(self, number: int) -> Tensor:
-        return torch.from_numpy(np.array(self._video[number // SHARD][number % SHARD]))
+        shard, place = locate(number)
+        return torch.from_numpy(np.array(self._video[shard][place]))
 
     def _make(self, names: tuple[str, ...], run: Callable[[np.ndarray, int, range], dict[str, np.ndarray]]) -> Iterator[range]:
         self.folder.mkdir(parents=True, exist_ok=True)

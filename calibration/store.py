@@ -55,10 +55,16 @@ class ClipStore:
         return self
 
     def frames(self, number: int) -> np.ndarray:
-        return self._shards[number // SHARD][number % SHARD]
+        shard, place = locate(number)
+        return self._shards[shard][place]
 
     def _path(self, shard: range) -> Path:
         return self.folder / f"seed{self.seed}-{shard.start:05d}-{shard.stop - 1:05d}.npy"
+
+
+def locate(number: int) -> tuple[int, int]:
+    """Which shard holds a clip, and its place there."""
+    return divmod(number, SHARD)
 
 
 def _make_shard(path: Path, split: str, seed: int, shard: range) -> range:

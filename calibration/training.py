@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from calibration.store import ClipStore
 from export.errors import ExportError
 from runtime_py.files import replacing
 
 SAVE_EVERY_S = 60.0
 CLIP_NORM = 1.0
+LOG_EVERY = 100  # steps
 SMOOTHING = 0.97  # of the loss that is shown
 
 
@@ -36,6 +38,22 @@ class Schedule:
         progress = step / self.steps
         falling = 1.0 if progress < self.plateau else max(0.02, (1 - progress) / (1 - self.plateau))
         return self.rate * min(1.0, (step + 1) / self.warm_up) * falling
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many clips there are, and how long each stage takes."""
+
+    train_clips: int
+    validation_clips: int
+    image: Schedule
+    video: Schedule
+    language: Schedule
+
+    def clips(self, work: Path, seed: int) -> list[ClipStore]:
+        """The clips to learn from, and those to validate on."""
+        counts = {"train": self.train_clips, "validation": self.validation_clips}
+        return [ClipStore(work / "clips", split, seed, count) for split, count in counts.items()]
 
 
 class Stage:

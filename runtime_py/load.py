@@ -72,6 +72,11 @@ def check_compute_units(bundle: Bundle, units: str | None) -> None:
         return
     if bundle.manifest.target != "coreml":
         raise BackendError(f"--compute-units {units}: {bundle.folder} is no coreml bundle; leave it out")
+    check_macos(units)
+
+
+def check_macos(units: str) -> None:
+    """Refuse Core ML's own units anywhere else."""
     if units != INTERPRETED and sys.platform != "darwin":
         raise BackendError(f"--compute-units {units} needs macOS: leave it out, and the packages are interpreted")
 

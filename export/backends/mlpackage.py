@@ -21,7 +21,7 @@ from export.backends.base import Artifact
 from export.components import Signature
 from export.errors import BackendError, RecipeError
 from export.mlpackage import DTYPES, Package, StateType, TensorType
-from export.mlpackage.dtypes import STRING, to_carrier
+from export.mlpackage.dtypes import to_carrier
 from export.mlpackage.types import decode_type
 from export.quant.apply import Assignment
 from export.quant.coverage import StoredWeight
@@ -123,7 +123,7 @@ def function_weights(function: Any) -> list[Constant]:
         if name in inside or not isinstance(type, TensorType) or type.dtype not in FLOATS or not type.shape or None in type.shape:
             continue
         if math.prod(type.shape) > 1:  # type: ignore[arg-type]
-            found.append(Constant(name, type.dtype, type.shape, _bytes(type), value))  # type: ignore[arg-type]
+            found.append(Constant(name, type.dtype, type.shape, type.bytes, value))  # type: ignore[arg-type]
     return found
 
 
@@ -139,7 +139,7 @@ def _compressed(operation: Any, values: dict[str, Any]) -> Constant:
     for known in SCHEMES.values():
         if known.quantized and data.dtype == f"int{known.bits}" and scale.shape == (rows, columns // (known.group_size or columns)):  # type: ignore[union-attr]
             scheme = known.name
-    return Constant(operation.outputs[0].name, scheme, (rows, columns), _bytes(data) + _bytes(scale), parts["data"], parts["scale"])  # type: ignore[arg-type]
+    return Constant(operation.outputs[0].name, scheme, (rows, columns), data.bytes + scale.bytes, parts["data"], parts["scale"])  # type: ignore[arg-type]
 
 
 def _value(binding: Any, values: dict[str, Any]) -> Any:
@@ -152,10 +152,6 @@ def _place(value: Any) -> Any:
     if value.WhichOneof("value") == "blobFileValue":
         return value.blobFileValue.fileName, value.blobFileValue.offset
     return value.SerializeToString()
-
-
-def _bytes(type: TensorType) -> int:
-    return -(-math.prod(type.shape or ()) * DTYPES[type.dtype].bits // 8)  # type: ignore[arg-type]
 
 
 def check_states(package: Package) -> None:
@@ -186,7 +182,7 @@ def activation_bytes(body: Any) -> int:
             continue
         for output in operation.outputs:
             type = decode_type(output.type)
-            size = _declared_bytes(type)
+            size = type.bytes if isinstance(type, TensorType) else 0
             alive += size
             ends[last.get(output.name, index)] += size
         most = max(most, alive)
@@ -194,15 +190,9 @@ def activation_bytes(body: Any) -> int:
     return most
 
 
-def _declared_bytes(type: Any) -> int:
-    if not isinstance(type, TensorType) or type.dtype == STRING:
-        return 0
-    return math.prod(d or 1 for d in type.shape or ()) * DTYPES[type.dtype].bits // 8
-
-
 def _state_bytes(function: Any) -> int:
     types = (decode_type(value.type) for value in function.inputs)
-    return sum(_declared_bytes(type.wrapped) for type in types if isinstance(type, StateType))
+    return sum(type.wrapped.bytes for type in types if isinstance(type, StateType))
 
 
 def check_weights(path: Path, twin: nn.Module, assignments: list[Assignment]) -> None:

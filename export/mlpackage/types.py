@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from export.errors import PackageError
-from export.mlpackage.dtypes import BY_PROTO, STRING, STRING_PROTO
+from export.mlpackage.dtypes import BY_PROTO, DTYPES, STRING, STRING_PROTO
 
 MAX_ELEMENTS = 1 << 34  # of one tensor: more than any model for a phone, so a damaged file
 
@@ -24,6 +24,13 @@ class TensorType:
         if self.shape is None:
             return True
         return len(shape) == len(self.shape) and all(d is None or d == s for d, s in zip(self.shape, shape))
+
+    @property
+    def bytes(self) -> int:
+        """What a file holds of it, sizes that are known at run time as 1; of text nothing."""
+        if self.dtype == STRING:
+            return 0
+        return -(-math.prod(1 if d is None else d for d in self.shape or ()) * DTYPES[self.dtype].bits // 8)
 
     def __str__(self) -> str:
         return f"{self.dtype}{_shape_text(self.shape)}"

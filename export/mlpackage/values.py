@@ -66,7 +66,7 @@ class Values:
         count = math.prod(declared.shape or ())
         if sentinel != SENTINEL or blob != dtype.blob:
             raise PackageError(f"{where} are no {dtype.name} weights: the file is damaged, copy or build the package again")
-        if size != -(-count * dtype.bits // 8) or padding >= 8 or offset + size > len(data):
+        if size != declared.bytes or padding >= 8 or offset + size > len(data):
             raise PackageError(f"{where} have the wrong size for {declared}: the file is damaged, copy or build the package again")
         return _elements(data[offset : offset + size], dtype, count)
 
@@ -102,7 +102,7 @@ def _immediate(proto: Any, declared: TensorType) -> np.ndarray:
         array = np.array(list(values), dtype=object)
     elif field == "bytes":
         dtype = DTYPES[declared.dtype]
-        if len(values) != -(-count * dtype.bits // 8):
+        if len(values) != declared.bytes:
             raise PackageError(f"a constant of type {declared} with {len(values)} bytes")
         array = _elements(np.frombuffer(values, np.uint8), dtype, count)
     elif field in IMMEDIATE:

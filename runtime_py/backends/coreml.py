@@ -22,7 +22,7 @@ from export.bundle import Bundle
 from export.errors import BackendError, BundleError, one_line
 from export.manifest import TensorSpec
 from export.quiet import quiet
-from runtime_py.load import CORE_ML_UNITS, INTERPRETED
+from runtime_py.load import CORE_ML_UNITS, INTERPRETED, check_macos
 
 if TYPE_CHECKING:
     from export.backends.pte import CoremlDelegate
@@ -171,8 +171,7 @@ class CoremlEngine:
     """Core ML, through coremltools; macOS only. One model per function, all over the state that the first of them made."""
 
     def __init__(self, bundle: Bundle, units: str):
-        if sys.platform != "darwin":
-            raise BackendError(f"--compute-units {units} needs macOS: leave it out, and the packages are interpreted")
+        check_macos(units)
         self._bundle = bundle
         self._units = CORE_ML_UNITS[units]
         self._models: dict[tuple[str, str], Any] = {}

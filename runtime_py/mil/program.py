@@ -30,6 +30,7 @@ class Program:
     def __init__(self, package: Package, functions: dict[str, Function]):
         self.package = package
         self.functions = functions
+        self._described = {name: features(package.model, name) for name in functions}
 
     @classmethod
     def load(cls, path: str | Path) -> Program:
@@ -68,7 +69,7 @@ class Program:
         unknown = sorted(set(inputs) - set(chosen.inputs))
         if unknown:
             raise PackageError(f"function {function} has no input {unknown[0]!r}: it takes {', '.join(chosen.inputs) or 'none'}")
-        described = features(self.package.model, function)
+        described = self._described[function]
         left_out = {n: f.fill() for n, f in described.items() if f.default is not None and n in chosen.inputs and n not in inputs}
         inputs = {**inputs, **left_out}
         missing = sorted(set(chosen.inputs) - set(inputs))

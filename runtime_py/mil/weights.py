@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from export.mlpackage import DTYPES, Package, TensorType
+from export.mlpackage import Package, TensorType
 from export.mlpackage.types import decode_type
 
 Weights = dict[tuple[str, int], tuple[str, int]]  # (file, offset) of a blob -> (scheme, bytes)
@@ -64,8 +64,7 @@ def _add(found: Weights, value: Any, scheme: str | None) -> None:
     type = decode_type(value.type)
     if not isinstance(type, TensorType) or (key in found and scheme is None):
         return
-    size = -(-math.prod(s or 0 for s in type.shape or ()) * DTYPES[type.dtype].bits // 8)
-    found[key] = (scheme or type.dtype, size)
+    found[key] = (scheme or type.dtype, type.bytes)
 
 
 def _scheme(operation: Any, values: dict[str, Any]) -> str:

@@ -103,7 +103,7 @@ BAD_PLACES = {"under a file": "taken/below/{}", "a name too long": "{}" + "x" * 
 def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(name, tmp_path):
     """A limit on a file's size stands for the disk: writing fails in the middle, wherever the writer is."""
     program = (
-        "import resource, sys; from {module} import main; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+        "import resource, sys; from {module} import main; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); "
         "sys.exit(main(['--out', sys.argv[1]]))"
     )
     command = [sys.executable, "-c", program.format(module=WRITERS[name]), tmp_path / name]

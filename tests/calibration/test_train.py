@@ -4,11 +4,16 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from calibration import train
 from calibration.attention import MOVING, Shown, few_places, looks_at_shapes, looks_back, looks_of_answers
 from calibration.encoders import IGNORE, clip_targets, frame_targets, patch_targets, place_targets
+from calibration.make_demo import demo_config, initial_weights
 from calibration.scenes import COLOURS, SHAPES, Scene, Shape, Track
+from calibration.training import Plan, Schedule
+from export.checkpoint import open_checkpoint
+from export.errors import ExportError
 from export.model.prompt import USER
 
 SCENE = Scene("dark", (Shape("circle", "red", "big", "left", 0), Shape("ring", "cyan", "small", "still", 1)))
@@ -87,3 +92,28 @@ def test_an_answer_about_what_moves_looks_where_that_was_last_and_the_picture_wh
     assert len(late) and all(set(shown.frame[back[token]]) <= {0, 1, 2, 3} and back[token].any() for token in late)
     assert all((shown.colour[np.flatnonzero(row)] == colour).all() for row, colour in zip(back, shown.colour) if row.any())
     assert not np.triu(back, 1).any() and not back[shown.colour == 0].any()
+
+
+@pytest.mark.full
+def test_the_whole_training_writes_a_checkpoint_and_goes_on_where_it_stopped(tmp_path):
+    """Every stage for a few steps; a stage that is lost is made again to the same weights, and what is finished is not run again."""
+    short = Schedule(steps=3, rate=1e-3)
+    plan = Plan(train_clips=5, validation_clips=2, image=short, video=short, language=short)
+    work = tmp_path / "work"
+    work.mkdir()
+    train.train(plan, work, tmp_path / "first", seed=1)
+    checkpoint = open_checkpoint(str(tmp_path / "first"))
+    model, untrained = checkpoint.load(), initial_weights(demo_config(train.train_tokenizer()), 1)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, untrained.state_dict()[name].half().float())}
+    for part in ("image_encoder", "video_encoder", "image_projector", "video_projector", "decoder"):
+        assert any(name.startswith(part) for name in changed), part
+    assert {path.name for path in (tmp_path / "first").glob("*.jsonl")} == {"image.jsonl", "video.jsonl", "language.jsonl"}
+    made = {path: path.stat().st_mtime_ns for path in work.rglob("*.npy")}
+    (work / "language.pt").unlink()
+    train.train(plan, work, tmp_path / "second", seed=1)
+    again = open_checkpoint(str(tmp_path / "second")).load().state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+    assert made == {path: path.stat().st_mtime_ns for path in work.rglob("*.npy")}
+    with pytest.raises(ExportError, match=r"another seed or number of steps: remove it"):
+        train.train(dataclasses.replace(plan, language=Schedule(steps=4, rate=1e-3)), work, tmp_path / "third", seed=1)
+    assert not (tmp_path / "third").exists()
