@@ -11,10 +11,12 @@ import torch
 from calibration.clips import ANNOTATIONS, write_clips
 from calibration.collect import main as collect
 from export import build as cli
+from export.backends.mlpackage import weights_of
 from export.build import DEMO_CHECKPOINT
 from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
 from export.errors import RecipeError
+from export.mlpackage import Package
 from export.quant.gptq import gptq
 from export.quant.presets import PRESETS, parse
 from export.quant.recipe import SCHEMES, Recipe, Rule, read_recipe
@@ -95,6 +97,20 @@ def test_its_manifest_says_how_it_was_rounded_and_what_the_gates_measured(calibr
     assert manifest.accuracy["questions"] == 6 and manifest.accuracy["kl"] < 1
     nearest = Recipe("x", PRESETS["int4"].rules)
     assert [r.scheme for r in PRESETS["int4-gptq"].rules] == [r.scheme for r in nearest.rules]  # the same size
+
+
+@pytest.mark.full
+def test_a_core_ml_package_holds_the_same_integers_and_scales(statistics, grids, tmp_path):
+    """As the other target's: each calibrated weight is a constant of the decoder, read back by another reader than the build's."""
+    out = tmp_path / "b"
+    assert build("--target", "coreml", "--recipe", "int4-gptq", "--calibration", str(statistics), "--out", str(out)) == 0
+    package = Package.open(next(out.rglob("decoder.mlpackage")))
+    constants = [constant for constant in weights_of(package) if constant.scheme == "int4"]
+    stored = [[torch.tensor(package.values.tensor(part)[1].astype("float32")) for part in (c.data, c.scale)] for c in constants]
+    assert len(stored) == len(grids)
+    for name, grid in grids.items():
+        wanted = grid.integers.float(), grid.scale.float()
+        assert any(all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(found, wanted)) for found in stored), name
 
 
 def test_a_demand_that_is_not_met_leaves_no_bundle(clips, tmp_path, capsys):
