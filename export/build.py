@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
     calibration = choose_calibration(args, recipe, checkpoint)
     check_context(args.max_context, checkpoint.config)
-    form = backend.form(args.max_context)
+    form = backend.form(args.max_context, recipe)
     plan = plan_build(checkpoint, recipe, form)
     form_of = ("-coreml" if args.delegate == "coreml" else "") + ("-fused" if args.kernels == "fused" else "")
     form_of += f"-{args.deployment}" if args.deployment not in (None, "iOS18") else ""

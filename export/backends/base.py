@@ -35,8 +35,8 @@ class Backend(Protocol):
     decoder_interface: str
     kernels: str  # "stock", or "fused": graphs with operators of this project
 
-    def form(self, max_context: int) -> Form:
-        """How this target wants its graphs made."""
+    def form(self, max_context: int, recipe: Recipe | None = None) -> Form:
+        """How this target wants its graphs made; with a recipe, where that decides."""
 
     def check(self, recipe: Recipe, verify: bool) -> None:
         """Refuse, with a line that says what the target can do, what it cannot honour.

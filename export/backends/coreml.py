@@ -50,7 +50,7 @@ class CoremlBackend:
     def __init__(self, deployment: str = "iOS18"):
         self.deployment = deployment
 
-    def form(self, max_context: int) -> Form:
+    def form(self, max_context: int, recipe: Recipe | None = None) -> Form:
         chunks = tuple(self.functions.values())
         return Form(max_context, scan="unrolled", decoder=self.decoder_interface, half=True, index_dtype="int32", chunks=chunks)
 

@@ -39,8 +39,8 @@ class CoremlDelegateBackend(CoremlBackend):
     extra = "executorch,coreml"
     functions = {FUNCTION: CHUNK}
 
-    def form(self, max_context: int) -> Form:
-        return dataclasses.replace(super().form(max_context), least_tokens=LEAST_TOKENS)
+    def form(self, max_context: int, recipe: Recipe | None = None) -> Form:
+        return dataclasses.replace(super().form(max_context, recipe), least_tokens=LEAST_TOKENS)
 
     def check(self, recipe: Recipe, verify: bool) -> None:
         super().check(recipe, verify)

@@ -24,7 +24,7 @@ from export.errors import BackendError, RecipeError
 from export.graph_passes import cheap_graph_passes
 from export.ops import native
 from export.quant.apply import Assignment
-from export.quant.recipe import EMBEDDING, LINEAR, Recipe
+from export.quant.recipe import EMBEDDING, LINEAR, SCHEMES, Recipe
 from export.quiet import quiet
 
 PACKAGES = ("executorch", "torch", "torchao")
@@ -40,8 +40,11 @@ class ExecutorchBackend:
     def __init__(self, kernels: str = "stock"):
         self.kernels = kernels
 
-    def form(self, max_context: int) -> Form:
-        return Form(max_context, scan={"stock": "looped", "fused": "fused"}[self.kernels])
+    def form(self, max_context: int, recipe: Recipe | None = None) -> Form:
+        if self.kernels == "stock":
+            return Form(max_context)
+        rounded = recipe is not None and any(SCHEMES[rule.scheme].quantized for rule in recipe.rules if rule.component == "decoder")
+        return Form(max_context, scan="fused", attention="fused", half_cache=rounded)
 
     def check(self, recipe: Recipe, verify: bool) -> None:
         for package in PACKAGES:

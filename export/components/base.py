@@ -45,12 +45,15 @@ class Form:
     """How a target wants its graphs made.
 
     `scan`: the selective scan as a loop in stock operators ("looped"), without control flow ("unrolled"), or as this project's
-    own operator ("fused"). `decoder`: how a host drives it, as in the manifest. `half`: the graphs may be computed in float16, so
+    own operator ("fused"); `attention`: of the decoder, "stock" operators or this project's ("fused"), which may keep its cache in
+    float16 (`half_cache`). `decoder`: how a host drives it, as in the manifest. `half`: the graphs may be computed in float16, so
     no intermediate value may leave its range. `index_dtype`: of token ids and positions.
     """
 
     max_context: int  # tokens that the decoder's cache holds
     scan: str = "looped"
+    attention: str = "stock"
+    half_cache: bool = False
     decoder: str = "internal"
     half: bool = False
     index_dtype: str = "int64"

@@ -6,6 +6,7 @@
 #include <executorch/extension/threadpool/threadpool.h>
 #include <executorch/runtime/kernel/kernel_includes.h>
 
+#include "attention/kernel.h"
 #include "causal_conv/kernel.h"
 #include "selective_scan/kernel.h"
 
@@ -141,6 +142,59 @@ Tensor& causal_conv_out(
   return out;
 }
 
+template <typename Element>
+void attend(const Attention<Element>& call) {
+  if (call.tokens > 1) {
+    parallel(write_units(call), [&](size_t unit) { write_unit(call, unit); });
+    return parallel(attention_units(call), [&](size_t unit) { attention_unit(call, unit); });
+  }
+  for (size_t unit = 0; unit < write_units(call); ++unit) write_unit(call, unit);  // of one token: less than waking a thread takes
+  thread_local std::vector<float> pieces;
+  pieces.resize(std::max(pieces.size(), step_units(call) * step_floats(call)));
+  float* const results = pieces.data();
+  parallel(step_units(call), [&](size_t unit) { step_unit(call, unit, results); });
+  for (size_t group = 0; group < call.groups; ++group) merge_steps(call, group, results);
+}
+
+// cached_attention.out(q, k, v, rotation, keys, values, position, *, out) -> out. Keys and values are written to.
+Tensor& cached_attention_out(
+    KernelRuntimeContext& context,
+    const Tensor& q,
+    const Tensor& k,
+    const Tensor& v,
+    const Tensor& rotation,
+    Tensor& keys,
+    Tensor& values,
+    int64_t position,
+    Tensor& out) {
+  for (const Tensor* tensor : {&q, &k, &v, &rotation}) ET_KERNEL_CHECK(context, is_float(*tensor, 2), InvalidArgument, out);
+  const auto type = keys.scalar_type();
+  const bool half = type == ScalarType::Half;
+  ET_KERNEL_CHECK(context, (half || type == ScalarType::Float) && values.scalar_type() == type, InvalidArgument, out);
+  ET_KERNEL_CHECK(context, keys.dim() == 4 && values.dim() == 3 && keys.numel() == values.numel(), InvalidArgument, out);
+  const size_t tokens = size(q, 0), groups = size(values, 0), length = size(values, 1), width = size(values, 2);
+  ET_KERNEL_CHECK(context, size(keys, 2) == width && size(keys, 3) == kKeyLanes && length % kKeyTile == 0, InvalidArgument, out);
+  ET_KERNEL_CHECK(context, groups > 0 && width > 0 && width % kKeyLanes == 0 && size(rotation, 1) == width, InvalidArgument, out);
+  ET_KERNEL_CHECK(context, size(k, 0) == tokens && size(k, 1) == groups * width && k.numel() == v.numel(), InvalidArgument, out);
+  ET_KERNEL_CHECK(context, size(q, 1) % (groups * width) == 0 && is_float(out, 2), InvalidArgument, out);
+  ET_KERNEL_CHECK(context, ::executorch::runtime::resize_tensor(out, q.sizes()) == Error::Ok, InvalidArgument, out);
+  const size_t seen = static_cast<size_t>(position) + tokens;
+  ET_KERNEL_CHECK(context, position >= 0 && tokens > 0 && seen <= length && seen <= size(rotation, 0), InvalidArgument, out);
+
+  const auto call = [&](auto* keys_data, auto* values_data) {
+    using Element = std::remove_reference_t<decltype(*keys_data)>;
+    attend(Attention<Element>{tokens, static_cast<size_t>(position), size(q, 1) / width, groups, width, length, floats(q), floats(k),
+                              floats(v), floats(rotation), keys_data, values_data, out.mutable_data_ptr<float>()});
+  };
+  if (half)
+    call(reinterpret_cast<uint16_t*>(keys.mutable_data_ptr<::executorch::aten::Half>()),
+         reinterpret_cast<uint16_t*>(values.mutable_data_ptr<::executorch::aten::Half>()));
+  else
+    call(keys.mutable_data_ptr<float>(), values.mutable_data_ptr<float>());
+  return out;
+}
+
+EXECUTORCH_LIBRARY(mobile_videogpt, "cached_attention.out", cached_attention_out);
 EXECUTORCH_LIBRARY(mobile_videogpt, "selective_scan.out", selective_scan_out);
 EXECUTORCH_LIBRARY(mobile_videogpt, "bidirectional_scan.out", bidirectional_scan_out);
 EXECUTORCH_LIBRARY(mobile_videogpt, "causal_conv.out", causal_conv_out);

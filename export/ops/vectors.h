@@ -8,6 +8,12 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512F__) || defined(__F16C__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 namespace mobile_videogpt {
 
 #if defined(__AVX512F__)
@@ -46,6 +52,51 @@ inline Vector load(const float* from, size_t count) {
 inline void store(float* to, Vector value, size_t count) {
   if (count >= kLanes) return store(to, value);
   std::memcpy(to, &value, count * sizeof(float));
+}
+
+// The value of a half precision number, and the nearest of those to a value, ties to even.
+inline float from_half(uint16_t half) {
+  const uint32_t sign = (half & 0x8000u) << 16, magnitude = half & 0x7fffu;
+  uint32_t bits = (magnitude << 13) + (112u << 23);
+  if (magnitude >= 0x7c00u) bits += 112u << 23;  // infinite, or no number
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  if (magnitude < 0x0400u) value = static_cast<float>(magnitude) * 0x1p-24f;  // subnormal
+  std::memcpy(&bits, &value, sizeof bits);
+  bits |= sign;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline uint16_t to_half(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);  // no number
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to 65,536 or more
+  if (magnitude < 0x38800000u) {  // subnormal: adding 1/2 leaves steps of 2^-24 in the lowest bits
+    float shifted;
+    std::memcpy(&shifted, &magnitude, sizeof shifted);
+    shifted += 0.5f;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    return static_cast<uint16_t>(sign | (bits - 0x3f000000u));
+  }
+  return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13));
+}
+
+// kLanes half precision numbers, widened.
+inline Vector load_half(const uint16_t* from) {
+#if defined(__AVX512F__)
+  return (Vector)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__AVX__) && defined(__F16C__)
+  return (Vector)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#elif defined(__aarch64__)
+  return (Vector)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
+#else
+  Vector value;
+  for (size_t i = 0; i < kLanes; ++i) value[i] = from_half(from[i]);
+  return value;
+#endif
 }
 
 // 2^x for x < 128, relative error at most 1.8e-7; below -126 it stays at 2^-126, the smallest normal number.

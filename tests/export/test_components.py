@@ -190,14 +190,17 @@ class TestInt8Embedding:
         assert torch.equal(table(torch.tensor([3, 0, 3])), rows[[3, 0, 3]])
 
 
+HALF_CACHE = 5e-3  # of the largest logit: keys and values of 11 bits, through a few layers
+
+
 class Both:
     """The eager decoder with its cache and a decoder graph, asked the same."""
 
-    def __init__(self, model, graph=None):
+    def __init__(self, model, form, graph=None):
         define_llm_operators()
         self.config, self.eager = model.config.decoder, model.decoder
         self.cache = KeyValueCache(self.config, CONTEXT, torch.float32)
-        self.graph = graph or DecoderGraph(model.decoder, CONTEXT)  # shares the eager weights and changes nothing in them
+        self.graph = graph or DecoderGraph(model.decoder, form)  # shares the eager weights and changes nothing in them
         self.generator = torch.Generator().manual_seed(3)
 
     def embeds(self, tokens):
@@ -213,18 +216,23 @@ def decoder_model(request, checkpoints):
     return load(checkpoints[request.param], "decoder")
 
 
+@pytest.fixture(params=["stock", "fused"])
+def form(request):
+    return Form(CONTEXT, attention=request.param)
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("tokens", [1, 2, 17, CONTEXT - 3])
-def test_prefill_and_the_steps_after_it_are_the_eager_decoder_s(tokens, decoder_model):
-    both = Both(decoder_model)
+def test_prefill_and_the_steps_after_it_are_the_eager_decoder_s(tokens, decoder_model, form):
+    both = Both(decoder_model, form)
     assert both.error(both.embeds(tokens), 0) <= SAME_MATHS
     for step in range(3):  # from the longest prefill up to the very last position
         assert both.error(both.embeds(1), tokens + step) <= SAME_MATHS
 
 
 @torch.inference_mode()
-def test_a_prefill_in_two_calls_is_one_call(decoder_model):
-    split, whole = Both(decoder_model), Both(decoder_model)
+def test_a_prefill_in_two_calls_is_one_call(decoder_model, form):
+    split, whole = Both(decoder_model, form), Both(decoder_model, form)
     embeds = split.embeds(17)
     split.graph(embeds[:9], torch.tensor([0]))
     last = split.graph(embeds[9:], torch.tensor([9]))
@@ -234,8 +242,8 @@ def test_a_prefill_in_two_calls_is_one_call(decoder_model):
 
 
 @torch.inference_mode()
-def test_the_context_can_be_filled_and_no_more(decoder_model):
-    both = Both(decoder_model)
+def test_the_context_can_be_filled_and_no_more(decoder_model, form):
+    both = Both(decoder_model, form)
     assert both.error(both.embeds(CONTEXT), 0) <= SAME_MATHS
     assert both.error(both.embeds(5), CONTEXT - 5) <= SAME_MATHS
     with pytest.raises(RuntimeError):
@@ -243,24 +251,33 @@ def test_the_context_can_be_filled_and_no_more(decoder_model):
 
 
 @torch.inference_mode()
-def test_starting_again_needs_no_reset(decoder_model):
-    both = Both(decoder_model)
+def test_starting_again_needs_no_reset(decoder_model, form):
+    both = Both(decoder_model, form)
     assert both.error(both.embeds(30), 0) <= SAME_MATHS
     assert both.error(both.embeds(4), 10) <= SAME_MATHS
-    fresh = Both(decoder_model)
+    fresh = Both(decoder_model, form)
     embeds = both.embeds(4)
     assert torch.equal(both.graph(embeds, torch.tensor([0])), fresh.graph(embeds, torch.tensor([0])))
 
 
-def test_one_trace_serves_prefill_and_steps(decoder_model):
+def test_one_trace_serves_prefill_and_steps(decoder_model, form):
     define_llm_operators()
-    signature = COMPONENTS["decoder"].signature(decoder_model.config, Form(CONTEXT))
+    signature = COMPONENTS["decoder"].signature(decoder_model.config, form)
     with quiet(), torch.no_grad():  # tracing the stock operators warns of their own code
-        twin = COMPONENTS["decoder"].twin(decoder_model, Form(CONTEXT))
+        twin = COMPONENTS["decoder"].twin(decoder_model, form)
         traced = torch.export.export(twin, signature.example_inputs(), dynamic_shapes=signature.dynamic_shapes(), strict=False).module()
-        both = Both(decoder_model, traced)
+        both = Both(decoder_model, form, traced)
         position = 0
         for tokens in (17, 1, 1, 2, 3, CONTEXT - 24):
             assert both.error(both.embeds(tokens), position) <= SAME_MATHS, (tokens, position)
             position += tokens
         assert position == CONTEXT
+
+
+@torch.inference_mode()
+def test_a_half_precision_cache_costs_its_rounding_and_no_more(decoder_model):
+    """The new token sees what the cache holds of the others, and of itself."""
+    both = Both(decoder_model, Form(CONTEXT, attention="fused", half_cache=True))
+    assert both.graph.layers[0].attention.keys.dtype == torch.float16
+    assert 0 < both.error(both.embeds(20), 0) <= HALF_CACHE
+    assert both.error(both.embeds(1), 20) <= HALF_CACHE

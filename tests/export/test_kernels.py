@@ -6,10 +6,12 @@ and undefined behaviour checks, and, in the tests marked `full`, for Arm, where 
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from export.ops.attention import cache_shapes, cached_attention
 from export.ops.causal_conv import causal_conv
 from export.ops.selective_scan import selective_scan_sequential
 from tests.export.test_selective_scan import REGIMES
@@ -18,6 +20,8 @@ from tests.numerics import max_error
 
 NAN = float("nan")
 SAME_SUMS = 1e-5  # relative: float32 rounding over the state's memory, and another exp
+OTHER_HALF = 5e-4  # a key between two half precision numbers goes to the other one after another rounding
+BFLOAT = 1e-2  # queries, keys, shares and values rounded to 8 bits each, errors of many terms
 CHANNELS = (1, 15, 16, 17, 70, 1152)  # around the widths of vectors and of a thread's share
 LENGTHS = (1, 2, 5, 31, 32, 33, 70)  # around a tile's steps
 ON_ARM = pytest.param("aarch64", marks=pytest.mark.full)
@@ -189,6 +193,59 @@ class TestConvolution:
             assert error <= SAME_SUMS, (arguments[0].shape, arguments[1].shape, arguments[3], error)
 
 
+HEADS = ((14, 2, 64), (12, 2, 128), (4, 2, 32), (3, 3, 16), (18, 2, 48))  # heads, groups, width; the first two are released
+CALLS = ([1, 1, 1], [5, 1, 2, 1], [37, 130, 1, 3, 1], [200, 40, 1], [383, 1])  # around the tiles of 128 keys, the last fills a cache
+CONTEXT = 384
+
+
+@functools.cache
+def attention_case(heads, groups, width):
+    """q, k, v, rotation"""
+    generator = torch.Generator().manual_seed(heads)
+    q, k, v = (torch.randn(CONTEXT, count * width, generator=generator) for count in (heads, groups, groups))
+    angles = torch.arange(CONTEXT)[:, None] * 1000.0 ** (-torch.arange(width // 2) / (width // 2))
+    return q, k * 2, v, torch.cat([angles.cos(), angles.sin()], 1)
+
+
+@functools.cache
+def attention_wanted(heads, groups, width, half):
+    """Of all positions; a call's result does not depend on how many tokens it takes."""
+    q, k, v, rotation = attention_case(heads, groups, width)
+    caches = [torch.zeros(shape, dtype=torch.float16 if half else torch.float32) for shape in cache_shapes(groups, CONTEXT, width)]
+    return cached_attention(q, k, v, rotation, *caches, 0)
+
+
+class TestAttention:
+    @pytest.mark.parametrize("heads, groups, width", HEADS)
+    @pytest.mark.parametrize("half", [False, True], ids=["float32", "half"])
+    def test_it_is_the_operators_definition(self, driver, heads, groups, width, half):
+        """The cache is full of NaN where nothing was written: what is read from there spoils the result."""
+        *tensors, rotation = attention_case(heads, groups, width)
+        wanted = attention_wanted(heads, groups, width, half)
+        for i, calls in enumerate(CALLS):
+            tokens = sum(calls)
+            got = driver.attention(*(t[:tokens] for t in tensors), rotation, groups, half, calls, offset=i)
+            one = OTHER_HALF if half else SAME_SUMS
+            assert max_error(got, wanted[:tokens]) <= (BFLOAT if half and driver.variant == "native" else one), calls
+            steps = [position for position, count in zip(np.cumsum(calls) - 1, calls) if count == 1]
+            assert max_error(got[steps], wanted[steps]) <= one, calls  # computed in float32 everywhere
+
+    def test_large_scores_do_not_overflow(self, driver):
+        q, k, v, rotation = attention_case(4, 2, 32)
+        caches = [torch.zeros(shape) for shape in cache_shapes(2, CONTEXT, 32)]
+        wanted = cached_attention(q * 30, k * 30, v, rotation, *caches, 0)
+        got = driver.attention(q * 30, k * 30, v, rotation, 2, False, [383, 1])
+        assert torch.isfinite(got).all() and max_error(got, wanted) <= 1e-3  # a score of 1e5 in float32 is exact to 1e-2
+
+    def test_half_precision_numbers(self, driver):
+        every = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.float16).float()
+        between = torch.cat([every[1:], every[:-1]]).reshape(2, -1).mean(0)  # ties
+        x = torch.cat([every, between, grid(-70000, 70000, 20_000), torch.tensor([1e30, -1e30, 1e-30])])
+        wanted = x.half().float()
+        got = driver.run("halves", tensors=[x], shape=(len(x), 2))
+        assert all(torch.equal(column.nan_to_num(7.5), wanted.nan_to_num(7.5)) for column in got.unbind(1))
+
+
 @pytest.mark.full
 class TestArmAgainstThisProcessor:
     @pytest.fixture
@@ -208,3 +265,8 @@ class TestArmAgainstThisProcessor:
         for arguments, _ in convolution_cases(channels):
             arm, host = (driver.convolution(*arguments) for driver in pair)
             assert max_error(arm, host) <= SAME_SUMS
+
+    def test_attention(self, pair):
+        *tensors, rotation = attention_case(14, 2, 64)
+        arm, host = (driver.attention(*(t[:168] for t in tensors), rotation, 2, False, [37, 130, 1]) for driver in pair)
+        assert max_error(arm, host) <= SAME_SUMS

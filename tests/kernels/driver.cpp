@@ -3,6 +3,8 @@
 //   driver exp2|softplus|silu
 //   driver scan LENGTH CHANNELS STATES DIRECTIONS SOFTPLUS GATED OFFSET    DIRECTIONS: f, b or fb
 //   driver conv LENGTH CHANNELS TAPS BACKWARD OFFSET
+//   driver attention HEADS GROUPS WIDTH CONTEXT HALF OFFSET TOKENS..    as many calls, one behind the other; all results
+//   driver halves    float32 to half precision and back
 //
 // Every tensor lies OFFSET floats behind an aligned address, its rows are padded by 3 floats (so that each row is aligned otherwise
 // than the one before), and the padding is NaN: what is read from it spoils the result, and what is written to it is noticed.
@@ -14,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "../../export/ops/attention/kernel.h"
 #include "../../export/ops/causal_conv/kernel.h"
 #include "../../export/ops/selective_scan/kernel.h"
 
@@ -112,6 +115,32 @@ void convolution(size_t length, size_t channels, size_t taps, bool backward) {
   write_exactly(out.data() + offset, length * channels);
 }
 
+template <typename Element>
+void attention(size_t heads, size_t groups, size_t width, size_t context, Element nothing, const std::vector<size_t>& calls) {
+  size_t tokens = 0;
+  for (size_t count : calls) tokens += count;
+  const auto q = dense(tokens * heads * width), k = dense(tokens * groups * width), v = dense(tokens * groups * width);
+  const auto rotation = dense(context * width);
+  std::vector<Element> keys(groups * context * width, nothing), values(keys);
+  std::vector<float> out(offset + tokens * heads * width);
+  size_t position = 0;
+  for (size_t count : calls) {
+    const float *from_q = q.data() + offset + position * heads * width, *from_k = k.data() + offset + position * groups * width;
+    const Attention<Element> call{count, position, heads, groups, width, context, from_q, from_k, v.data() + (from_k - k.data()),
+                                  rotation.data() + offset, keys.data(), values.data(), out.data() + (from_q - q.data())};
+    for (size_t unit = 0; unit < write_units(call); ++unit) write_unit(call, unit);
+    if (count == 1) {
+      std::vector<float> pieces(step_units(call) * step_floats(call));
+      for (size_t unit = 0; unit < step_units(call); ++unit) step_unit(call, unit, pieces.data());
+      for (size_t group = 0; group < groups; ++group) merge_steps(call, group, pieces.data());
+    } else {
+      for (size_t unit = 0; unit < attention_units(call); ++unit) attention_unit(call, unit);
+    }
+    position += count;
+  }
+  write_exactly(out.data() + offset, tokens * heads * width);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -129,6 +158,21 @@ int main(int argc, char** argv) {
   } else if (name == "conv" && argc == 7) {
     offset = number(6);
     convolution(number(2), number(3), number(4), number(5));
+  } else if (name == "attention" && argc > 8) {
+    offset = number(7);
+    std::vector<size_t> calls;
+    for (int i = 8; i < argc; ++i) calls.push_back(number(i));
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    if (number(6)) attention<uint16_t>(number(2), number(3), number(4), number(5), 0x7e00, calls);
+    else attention<float>(number(2), number(3), number(4), number(5), nan, calls);
+  } else if (name == "halves" && argc == 2) {
+    float value;
+    while (std::fread(&value, sizeof value, 1, stdin) == 1) {
+      uint16_t half[kLanes];
+      std::fill(half, half + kLanes, to_half(value));
+      const float back[2] = {from_half(half[0]), load_half(half)[kLanes - 1]};
+      write_exactly(back, 2);
+    }
   } else {
     fail("unknown command");
   }

@@ -71,6 +71,12 @@ class Driver:
         sizes = (*x.shape, weight.shape[0])
         return self.run("conv", *sizes, int(backward), offset, tensors=[x, weight, bias], shape=tuple(x.shape))
 
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, rotation: Tensor, groups: int, half: bool, calls: list[int], offset=0) -> Tensor:
+        """[T, H E], [T, K E] twice, [S, E], in as many calls of so many tokens -> [T, H E]."""
+        width = rotation.shape[1]
+        sizes = (q.shape[1] // width, groups, width, rotation.shape[0], int(half), offset)
+        return self.run("attention", *sizes, *calls, tensors=[q, k, v, rotation], shape=tuple(q.shape))
+
 
 def build(variant: str, folder: Path) -> Driver:
     """Compile `driver.cpp` for "native", "avx2", "sse2", "sanitized" (the host's) or "aarch64" (run by an emulator)."""
@@ -88,7 +94,7 @@ def build(variant: str, folder: Path) -> Driver:
         no_tool(f"the kernels themselves cannot be tested here: {error}")
     flags = {
         "native": (*OPTIMISED, *compiler.target),
-        "avx2": (*OPTIMISED, "-mavx2", "-mfma"),
+        "avx2": (*OPTIMISED, "-mavx2", "-mfma", "-mf16c"),
         "sse2": OPTIMISED,
         "sanitized": SANITIZED,
     }[variant]
