@@ -10,10 +10,10 @@ import torch
 from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
 from export.errors import BundleError, PromptError
-from export.model.prompt import first_turn, next_turn, tokenize
+from export.model.prompt import first_turn, next_turn, opening_ids, question_ids, tokenize
 from runtime_py.backends.eager import EagerBackend
 from runtime_py.load import backend_of_bundle, load_tokenizer
-from runtime_py.session import Session
+from runtime_py.session import ANSWER_ROOM, Session
 from runtime_py.stages import Pixels, compute_stages
 
 DEMO = Path(__file__).parents[2] / "calibration" / "demo" / "checkpoint"
@@ -274,6 +274,89 @@ def test_words_are_asked_in_the_release_template(checkpoint, spy):
     assert session.prompt_ids("And then?") == tokenize(next_turn("And then?"), encode)
     with pytest.raises(PromptError, match="context"):
         session.prompt_ids("word " * 4096)
+
+
+@pytest.fixture
+def encode(checkpoint):
+    return load_tokenizer(checkpoint.tokenizer_file, DEMO)[0]
+
+
+WORDS = ("What moves?", "Where to?", "How many shapes are there?", "Which appears first?")
+
+
+LONG = "word " * 3 * ANSWER_ROOM
+
+
+def talk(session, *questions):
+    """Questions and answers of five ids each."""
+    for i, question in enumerate(questions):
+        list(session.ask(question, says(*range(50 + 10 * i, 55 + 10 * i), stop(session))))
+
+
+@pytest.fixture
+def talked(spy, encode):
+    """A long question and two short ones, in a context that a fourth does not fit."""
+    session = Session(spy, encode)
+    session.watch(PIXELS)
+    talk(session, LONG, *WORDS[:2])
+    spy.forget()
+    spy.max_context = session.position + 5
+    return session
+
+
+def test_when_the_context_is_full_the_oldest_turns_are_forgotten_and_the_video_stays(talked, spy, encode):
+    said = list(talked.ask(WORDS[2], max_new_tokens=3))
+    in_turns = list(spy.logits)
+    behind = [*question_ids(WORDS[0], encode), *range(60, 65), *tokenize(next_turn(WORDS[1]), encode), *range(70, 75)]
+    behind += tokenize(next_turn(WORDS[2]), encode)
+    assert talked.forgotten == 1 and spy.decoded[0] == len(behind) and set(spy.ran) == {"token_embedding"}
+    spy.forget()
+    fresh = Session(spy, encode)
+    fresh.watch(PIXELS)
+    assert answer(fresh, [*opening_ids(encode), -200, *behind], max_new_tokens=3) == said
+    for turns, once in zip(in_turns, spy.logits, strict=True):
+        torch.testing.assert_close(turns, once, atol=1e-4, rtol=1e-4)
+
+
+def test_where_no_turn_leaves_room_for_an_answer_all_are_forgotten(talked, spy, encode):
+    spy.max_context = VISUAL + len(opening_ids(encode)) + len(question_ids(WORDS[2], encode)) + 5
+    list(talked.ask(WORDS[2], says(stop(talked))))
+    assert talked.forgotten == 3 and spy.decoded == [len(question_ids(WORDS[2], encode))]
+    held = talked.position
+    with pytest.raises(PromptError, match="do not fit"):  # what would not fit an empty conversation costs nothing
+        talked.ask(LONG)
+    assert talked.position == held and talked.forgotten == 3
+
+
+def test_a_conversation_about_another_clip_has_forgotten_nothing(talked):
+    list(talked.ask(WORDS[2], says(stop(talked))))
+    talked.start_over()
+    assert talked.forgotten == 0
+
+
+def test_an_interrupt_while_turns_are_fed_in_again_loses_none_of_them(talked, spy, encode):
+    spy.fail_at = 0
+    with pytest.raises(KeyboardInterrupt):
+        list(talked.ask(WORDS[2]))
+    spy.forget()
+    list(talked.ask(WORDS[3], says(stop(talked))))
+    behind = [*question_ids(WORDS[0], encode), *range(60, 65), *tokenize(next_turn(WORDS[1]), encode), *range(70, 75)]
+    assert talked.forgotten == 1 and spy.decoded == [len(behind) + len(tokenize(next_turn(WORDS[3]), encode))]
+
+
+def test_the_video_can_be_prefilled_before_the_question(spy, encode):
+    session = Session(spy, encode)
+    session.watch(PIXELS)
+    spy.forget()
+    session.prefill_video()
+    session.prefill_video()
+    assert spy.decoded == [len(opening_ids(encode)) + VISUAL]
+    spy.forget()
+    said = list(session.ask(WORDS[0], max_new_tokens=3))
+    assert spy.decoded[0] == len(question_ids(WORDS[0], encode))
+    fresh = Session(spy, encode)
+    fresh.watch(PIXELS)
+    assert list(fresh.ask(WORDS[0], max_new_tokens=3)) == said
 
 
 def test_a_session_asked_out_of_order_says_so(spy):
