@@ -83,7 +83,8 @@ def error(found: Tensor, wanted: Tensor) -> tuple[float, float]:
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m calibration.activations", description=__doc__)
     parser.add_argument("--checkpoint", required=True, metavar="DIR_OR_HUB_ID")
-    parser.add_argument("--calibrate", type=int, default=8, metavar="N", help="clips that the static scales come from (default: %(default)s)")
+    clips_help = "clips that the static scales come from (default: %(default)s)"
+    parser.add_argument("--calibrate", type=int, default=8, metavar="N", help=clips_help)
     add_weight_arguments(parser)
     args = parser.parse_args(argv)
     if args.calibrate < 1:

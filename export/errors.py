@@ -51,6 +51,10 @@ class PromptError(ExportError):
     """A prompt that does not fit: too long for the context, or text where no tokenizer is at hand."""
 
 
+class SnapshotError(ExportError):
+    """A kept session: damaged, or of another model or video."""
+
+
 class AnnotationError(ExportError):
     """A file of questions that cannot be read, or a question without its video."""
 

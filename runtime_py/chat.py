@@ -2,6 +2,7 @@
 
     python -m runtime_py.chat --bundle bundles/demo --video holiday.mp4 --prompt "What happens here?"
     python -m runtime_py.chat --bundle bundles/demo --video holiday.mp4 --start 12 --end 30
+    python -m runtime_py.chat --bundle bundles/demo --video holiday.mp4 --cache watched/ --prompt "And then?"    # at once, the second time
     python -m runtime_py.chat --checkpoint Mobile-VideoGPT-0.5B --video holiday.mp4 --temperature 0.7 --top-p 0.9 --seed 1
 
 Without --prompt it is a conversation: one question per line, /exit or the end of the input ends it, Ctrl-C ends an answer.
@@ -22,16 +23,18 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from export.arguments import ArgumentParser
-from export.errors import PromptError, VideoError, command, one_line
+from export.errors import PromptError, SnapshotError, VideoError, command, one_line
 from runtime_py.load import add_source_arguments, find_source, load_tokenizer
 from runtime_py.sampling import Sampler
 from runtime_py.session import MAX_NEW_TOKENS, Session
+from runtime_py.snapshot import VideoCache, video_fingerprint
 from runtime_py.stages import Pixels
 from runtime_py.streaming import TextStream
 from runtime_py.timing import peak_rss_bytes
 from runtime_py.video import read_frames
 
 EXIT_COMMAND = "/exit"
+CACHE_LIMIT_GB = 2.0  # some 50 videos at released size
 
 
 @dataclasses.dataclass
@@ -103,8 +106,22 @@ class Chat:
         self.max_new_tokens = max_new_tokens
         self._video_s: dict[str, float] = {}  # reported with the first answer
 
+    def watch_or_recall(self, cache: VideoCache, path: Path, start_s: float | None, end_s: float | None) -> None:
+        """Take a video from the cache where it was watched before; else watch it, and keep it there."""
+        video = video_fingerprint(path, start_s, end_s)
+        if cache.restore(self.session, video):
+            print(f"watched before: taken from {cache.folder}", file=sys.stderr, flush=True)
+            return
+        self.watch(Clip.read(path, start_s, end_s))
+        started = time.perf_counter()
+        self.session.prefill_video()
+        cache.keep(self.session, video)
+        self._video_s["prefill and keeping"] = time.perf_counter() - started
+
     def watch(self, clip: Clip) -> None:
         """Encode the video, and say which frames are its key frames."""
+        for warning in clip.warnings:
+            print(f"warning: {' '.join(warning.split())}", file=sys.stderr)
         picked = self.session.watch(clip.pixels)
         spent = self.session.stages_s
         projectors_s = spent["image_projector"] + spent["video_projector"]
@@ -120,8 +137,11 @@ class Chat:
             KeyboardInterrupt: Ctrl-C, with the line and the report finished; what was answered stays in the conversation.
         """
         speed, text = Speed(), TextStream(self.tokenizer)
-        asked = time.perf_counter()
+        asked, forgotten = time.perf_counter(), self.session.forgotten
         ids = self.session.ask(question, self.sampler, self.max_new_tokens)
+        if self.session.forgotten > forgotten:
+            note = f"note: the context is full: the first {self.session.forgotten} questions are forgotten, the video is not"
+            print(note, file=sys.stderr, flush=True)
         try:
             while (token := next(ids, None)) is not None:
                 speed.add(time.perf_counter() - asked)
@@ -134,7 +154,8 @@ class Chat:
         self._finish(text, speed, f"cut at --max-new-tokens {self.max_new_tokens}" if speed.tokens == self.max_new_tokens else "")
         if self.session.full:
             context = self.session.backend.max_context
-            raise PromptError(f"the context of {context} tokens is full, so this answer was cut: start a new conversation")
+            cut = "so this answer was cut; the next question goes on with the last turns"
+            raise PromptError(f"the context of {context} tokens is full, {cut}")
 
     def _finish(self, text: TextStream, speed: Speed, note: str) -> None:
         """End the answer's line and report on it."""
@@ -175,6 +196,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
         seconds = getattr(args, name)
         if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
             raise VideoError(f"--{name} {seconds}: give seconds from 0 on")
+    if not (math.isfinite(args.cache_limit) and args.cache_limit > 0):
+        raise SnapshotError(f"--cache-limit {args.cache_limit}: give gigabytes above 0")
     if args.max_new_tokens < 1:
         raise PromptError(f"--max-new-tokens {args.max_new_tokens}: give at least 1")
     if args.prompt is not None and not args.prompt.strip():
@@ -205,26 +228,31 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 takes the best token always (default: 0)")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="above temperature 0: draw from the best tokens of this mass")
     parser.add_argument("--seed", type=int, metavar="N", help="above temperature 0: repeatable draws")
+    cache_help = "keep the videos that were watched in this folder: a later question about one begins at once"
+    parser.add_argument("--cache", type=Path, metavar="DIR", help=cache_help)
+    parser.add_argument("--cache-limit", type=float, default=CACHE_LIMIT_GB, metavar="GB", help="of that folder (default: %(default)s)")
     args = parser.parse_args(argv)
     _check_arguments(args)
     sampler = Sampler(args.temperature, args.top_p, args.seed)
     _accept_any_text()
     load, tokenizer_file = find_source(args)
     encode, tokenizer = load_tokenizer(tokenizer_file, args.bundle or args.checkpoint)
-    clip = Clip.read(args.video, args.start, args.end)
-    for warning in clip.warnings:
-        print(f"warning: {' '.join(warning.split())}", file=sys.stderr)
+    clip = Clip.read(args.video, args.start, args.end) if args.cache is None else None
     session = Session(load(), encode)
     chat = Chat(session, tokenizer, sampler, args.max_new_tokens)
-    if args.prompt is None:
+    prompt = _valid(args.prompt) if args.prompt is not None else None
+    if prompt is not None:
+        session.prompt_ids(prompt)  # too long a question must not cost the encoding of the video first
+    if clip is not None:
         chat.watch(clip)
         del clip  # its pixels take 77 MB, which the conversation does not need
+    else:
+        cache = VideoCache(args.cache, int(args.cache_limit * 1e9))
+        chat.watch_or_recall(cache, args.video, args.start, args.end)
+    if prompt is None:
         chat.converse()
-        return
-    prompt = _valid(args.prompt)
-    session.prompt_ids(prompt)  # too long a question must not cost the encoding of the video first
-    chat.watch(clip)
-    chat.answer(prompt)
+    else:
+        chat.answer(prompt)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,17 @@ class Held:
     turns: tuple[Turn, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class State:
+    """A session but for the cache's contents. `filled`: tokens of the cache that mean something."""
+
+    held: Held
+    opening: tuple[int, ...] | None
+    forgotten: int
+    visual: Tensor | None
+    filled: int
+
+
 class Session:
     """Runs one conversation over a backend. `encode` turns text into ids; without it only ids can be asked."""
 
@@ -68,6 +79,15 @@ class Session:
     def full(self) -> bool:
         """Whether the conversation has as many tokens as the context."""
         return self._held.position + len(self._held.unfed) >= self.backend.max_context
+
+    def state(self) -> State:
+        """What another process needs to go on, beside the cache's contents."""
+        prefix = len(self._opening) + self._watched().shape[0] if self._opening is not None else 0
+        return State(self._held, self._opening, self.forgotten, self._visual, max(self._held.position, prefix))
+
+    def resume(self, held: Held, opening: tuple[int, ...] | None, forgotten: int, visual: Tensor) -> None:
+        """Go on where another session's `state` says; the cache holds what that one's held."""
+        self._held, self._opening, self.forgotten, self._visual = held, opening, forgotten, visual
 
     def watch(self, pixels: Pixels) -> list[int]:
         """Take in a clip and begin a conversation. The pixels are not kept.

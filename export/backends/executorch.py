@@ -141,11 +141,12 @@ def _lower_to_edge(program: torch.export.ExportedProgram) -> Any:
 
 
 def _memory() -> Any:
-    """Inputs stay where the host has them: otherwise each call would begin by copying them into the arena."""
+    """Inputs stay where the host has them: otherwise each call would begin by copying them into the arena. The caches have names, so
+    that a host can keep what is in them."""
     from executorch.exir import ExecutorchBackendConfig
     from executorch.exir.passes import MemoryPlanningPass
 
-    return ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
+    return ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False), emit_mutable_buffer_names=True)
 
 
 def _loop_partitioner() -> Any:

@@ -58,6 +58,7 @@ class Form:
     half: bool = False
     index_dtype: str = "int64"
     least_tokens: int = 1  # that a graph with a dynamic axis takes
+    most_tokens: int = 512  # that the decoder takes at once: what it computes with between two layers stays in the processor's cache
     chunks: tuple[int, ...] = ()  # tokens of the functions of a decoder with fixed sizes
 
 

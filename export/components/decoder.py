@@ -123,7 +123,7 @@ def signature(config: ModelConfig, form: Form) -> Signature:
     embeds = TensorSpec("embeds", ("tokens", config.decoder.width), "float32", "embeddings of the new tokens")
     position = TensorSpec("position", (1,), form.index_dtype, "how many tokens the cache already holds")
     logits = TensorSpec("logits", (config.decoder.vocab,), "float32", "logits of the last new token")
-    return Signature((embeds, position), (logits,), (DynamicAxis("tokens", 1, form.max_context),))
+    return Signature((embeds, position), (logits,), (DynamicAxis("tokens", 1, min(form.max_context, form.most_tokens)),))
 
 
 def twin(model: MobileVideoGPT, form: Form) -> nn.Module:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
 
+from export.bundle import Bundle
 from export.config import ModelConfig
+from export.errors import BackendError
+from export.manifest import DIGEST
 
 
 class Graphs(Protocol):
@@ -31,9 +35,20 @@ class GraphBackend(Graphs, Protocol):
 
     name: str  # as `bench` reports it
     device: str
+    identity: str  # what computes the same from the same cache
 
     def load(self) -> None:
         """Load every graph that is not loaded yet; without it each is loaded at its first use."""
+
+    def read_cache(self, tokens: int) -> dict[str, Tensor]:
+        """A copy of the decoder's cache, by name, as far as the first `tokens` positions reach.
+
+        Raises:
+            BackendError: it cannot be had.
+        """
+
+    def write_cache(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `read_cache` gave. Raises BackendError where it is of another decoder."""
 
     def synchronize(self) -> None:
         """Wait until everything asked for is computed (a GPU runs behind)."""
@@ -43,3 +58,22 @@ class GraphBackend(Graphs, Protocol):
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that run the graphs."""
+
+
+def copy_into(cache: Tensor, kept: Tensor | None) -> None:
+    """Put the beginning of a cache back, along every axis from 0.
+
+    Raises:
+        BackendError: it is none of this cache.
+    """
+    fits = (
+        kept is not None and kept.dtype == cache.dtype and kept.ndim == cache.ndim and all(a <= b for a, b in zip(kept.shape, cache.shape))
+    )
+    if not fits:
+        raise BackendError("the kept cache is of another decoder: watch the video again")
+    cache[tuple(slice(size) for size in kept.shape)].copy_(kept)
+
+
+def bundle_identity(bundle: Bundle, name: str) -> str:
+    """What tells a bundle and how it is run from others."""
+    return f"{bundle.manifest.to_json()[DIGEST]} {name}"

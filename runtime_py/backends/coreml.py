@@ -22,10 +22,12 @@ from export.bundle import Bundle
 from export.errors import BackendError, BundleError, one_line
 from export.manifest import TensorSpec
 from export.quiet import quiet
+from runtime_py.backends.base import bundle_identity, copy_into
 from runtime_py.load import CORE_ML_UNITS, INTERPRETED, check_macos
 
 if TYPE_CHECKING:
     from export.backends.pte import CoremlDelegate
+    from runtime_py.mil import State
 
 MAIN = "main"
 
@@ -38,6 +40,12 @@ class Engine(Protocol):
 
     def run(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One call of a function. The decoder's state is the engine's."""
+
+    def read_states(self, function: str) -> dict[str, np.ndarray]:
+        """A copy of every state of the decoder, by name; zeros where it has not run."""
+
+    def write_states(self, function: str, states: Mapping[str, np.ndarray]) -> None:
+        """Give them values."""
 
 
 class CoremlBackend:
@@ -58,6 +66,7 @@ class CoremlBackend:
         self.name = "coreml-interpreted" if units == INTERPRETED else f"coreml-{units}"
         self.bundle = bundle
         self.config = bundle.manifest.config()
+        self.identity = bundle_identity(bundle, self.name)
         self.max_context = bundle.manifest.decoder.max_context
         self._functions, self._slots = _functions(bundle)
         if bundle.manifest.target == "executorch":
@@ -86,6 +95,17 @@ class CoremlBackend:
             logits = self._call("decoder", name, inputs)
             embeds, position = embeds[tokens:], position + taken.shape[0]
         return logits
+
+    def read_cache(self, tokens: int) -> dict[str, Tensor]:
+        states = self._engine.read_states(next(iter(self._functions)))
+        return {name: torch.from_numpy(np.ascontiguousarray(array[:, :, :tokens])) for name, array in states.items()}  # [1, K, S, E]
+
+    def write_cache(self, tensors: Mapping[str, Tensor]) -> None:
+        function = next(iter(self._functions))
+        states = {name: torch.from_numpy(array) for name, array in self._engine.read_states(function).items()}
+        for name, state in states.items():
+            copy_into(state, tensors.get(name))
+        self._engine.write_states(function, {name: state.numpy() for name, state in states.items()})
 
     def load(self) -> None:
         for graph in self.bundle.manifest.graphs:
@@ -120,7 +140,7 @@ class InterpreterEngine:
     """`runtime_py.mil` runs the packages. What it shows is what the program means, not how a device rounds inside its operations."""
 
     def __init__(self, bundle: Bundle):
-        from runtime_py.mil import Program, State
+        from runtime_py.mil import Program
 
         self._bundle = bundle
         self._programs: dict[str, Program] = {}
@@ -135,9 +155,22 @@ class InterpreterEngine:
     def run(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.load(graph)
         program = self._programs[graph]
-        if graph == "decoder" and self._state is None:
-            self._state = program.make_state(function)
-        return program.run(inputs, function, self._state if graph == "decoder" else None)
+        return program.run(inputs, function, self._decoder_state(function) if graph == "decoder" else None)
+
+    def read_states(self, function: str) -> dict[str, np.ndarray]:
+        state = self._decoder_state(function)
+        return {name: state.numpy(name) for name in state.types}
+
+    def write_states(self, function: str, states: Mapping[str, np.ndarray]) -> None:
+        state = self._decoder_state(function)
+        for name, array in states.items():
+            state.write(name, array)
+
+    def _decoder_state(self, function: str) -> State:
+        self.load("decoder")
+        if self._state is None:
+            self._state = self._programs["decoder"].make_state(function)
+        return self._state
 
 
 class DelegateEngine(InterpreterEngine):
@@ -184,11 +217,24 @@ class CoremlEngine:
     def run(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         model = self._model(graph, function)
         try:
-            if graph == "decoder" and self._state is None:
-                self._state = model.make_state()
-            return model.predict(dict(inputs), self._state) if graph == "decoder" else model.predict(dict(inputs))
+            state = (self._decoder_state(function),) if graph == "decoder" else ()
+            return model.predict(dict(inputs), *state)
         except Exception as error:  # coremltools raises bare Exceptions, also for a model that it could not load and only warned of
             raise BundleError(f"{self._bundle.folder}: Core ML cannot run the graph {graph} ({one_line(error)})") from error
+
+    def read_states(self, function: str) -> dict[str, np.ndarray]:
+        state, description = self._decoder_state(function), self._model("decoder", function).get_spec().description
+        features = next((f.state for f in description.functions if f.name == function), description.state)
+        return {feature.name: np.array(state.read_state(feature.name)) for feature in features}
+
+    def write_states(self, function: str, states: Mapping[str, np.ndarray]) -> None:
+        for name, array in states.items():
+            self._decoder_state(function).write_state(name, array)
+
+    def _decoder_state(self, function: str) -> Any:
+        if self._state is None:
+            self._state = self._model("decoder", function).make_state()
+        return self._state
 
     def _model(self, graph: str, function: str) -> Any:
         key = (graph, function)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from export.checkpoint import Checkpoint
 from export.errors import BackendError
 from export.model.qwen2 import KeyValueCache
+from runtime_py.backends.base import copy_into
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -24,6 +27,7 @@ class EagerBackend:
         self.max_context = max_context
         self.model = checkpoint.load(dtype=DTYPES[dtype], device=device)
         self._cache = KeyValueCache(self.config.decoder, max_context, DTYPES[dtype], device)
+        self.identity = f"{checkpoint.fingerprint()} {self.name} {device}"
         self._bytes = sum(p.numel() * p.element_size() for p in self.model.parameters())
 
     @torch.inference_mode()
@@ -36,6 +40,13 @@ class EagerBackend:
     @torch.inference_mode()
     def decode(self, embeds: Tensor, position: int) -> Tensor:
         return self.model.decoder(embeds.to(self._cache.keys), position, self._cache)
+
+    def read_cache(self, tokens: int) -> dict[str, Tensor]:
+        return {name: getattr(self._cache, name)[:, :, :tokens].cpu().clone() for name in ("keys", "values")}
+
+    def write_cache(self, tensors: Mapping[str, Tensor]) -> None:
+        for name in ("keys", "values"):
+            copy_into(getattr(self._cache, name), tensors.get(name))
 
     def load(self) -> None:
         """The model was loaded whole when the backend was made."""

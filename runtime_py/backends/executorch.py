@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import itertools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -13,7 +15,9 @@ from torch import Tensor
 from export.bundle import Bundle
 from export.errors import BackendError, BundleError, one_line
 from export.ops import native
+from export.ops.attention import KEY_LANES
 from export.quiet import quiet
+from runtime_py.backends.base import bundle_identity, copy_into
 
 INTERPRETED = "executorch_prim::"  # instructions of the runtime itself, present in every build
 
@@ -29,7 +33,9 @@ class ExecutorchBackend:
             raise BackendError("this bundle needs the package executorch: pip install -e '.[executorch]'")
         self.bundle = bundle
         self.config = bundle.manifest.config()
+        self.identity = bundle_identity(bundle, self.name)
         self.max_context = bundle.manifest.decoder.max_context
+        self._most_tokens = bundle.manifest.graphs["decoder"].dynamic_axes[0].maximum  # of one call
         self._runtime = _runtime()
         if bundle.manifest.kernels == "fused":
             self._load_kernels()
@@ -42,7 +48,31 @@ class ExecutorchBackend:
         return self._execute(graph, *(x.contiguous() for x in inputs))
 
     def decode(self, embeds: Tensor, position: int) -> Tensor:
-        return self._execute("decoder", embeds.contiguous(), torch.tensor([position], dtype=torch.int64))
+        """The prompt [T, D] in as many calls as it takes; the last one's logits."""
+        logits = embeds.new_zeros(0)
+        for start in range(0, embeds.shape[0], self._most_tokens):
+            part = embeds[start : start + self._most_tokens].contiguous()
+            logits = self._execute("decoder", part, torch.tensor([position + start], dtype=torch.int64))
+        return logits
+
+    def read_cache(self, tokens: int) -> dict[str, Tensor]:
+        blocks = -(-tokens // KEY_LANES)  # of keys that lie together in the cache of our own attention
+        return {name: cache[:, : blocks if together else tokens].clone() for name, cache, together in self._caches()}
+
+    def write_cache(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, cache, _ in self._caches():
+            copy_into(cache, tensors.get(name))
+
+    def _caches(self) -> Iterator[tuple[str, Tensor, bool]]:
+        """Every cache of the decoder by name, the tensor itself, and whether positions lie together in it."""
+        method = self._method("decoder")
+        own = any(name.endswith("::cached_attention.out") for name in self.bundle.manifest.graphs["decoder"].operators)
+        for layer, part in itertools.product(range(self.config.decoder.layers), ("keys", "values")):
+            name = f"layers.{layer}.attention.{part}"
+            try:
+                yield name, method._method.get_attribute(name), own and part == "keys"
+            except RuntimeError as error:
+                raise BackendError(f"{self.bundle.folder}: its decoder's caches have no names: build the bundle again") from error
 
     def load(self) -> None:
         for graph in self.bundle.manifest.graphs:

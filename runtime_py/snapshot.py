@@ -1,0 +1,168 @@
+"""A session on disk: the cache as far as it is filled, the video's tokens, and the conversation, for another process.
+
+One safetensors file. Its header says what it belongs to: the format's version, the bundle or checkpoint and how it is run, the video,
+and the SHA-256 of the tensors. What does not belong together is refused, so that no answer is about another video or from another
+model. `VideoCache` is a folder of such files, one for each video, that stays below a size: the least recently used go first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from export.errors import ExportError, SnapshotError, one_line
+from runtime_py.backends.base import GraphBackend
+from runtime_py.files import replacing
+from runtime_py.session import Held, Session, Turn
+
+FORMAT, VERSION = "mobile-videogpt session", "1"
+VISUAL = "visual"  # the video's tokens; every other tensor is the backend's cache, under its own name
+SUFFIX = ".session"
+REMEDY = "delete it and watch the video again"
+
+
+def snapshot(session: Session, path: Path, video: str) -> None:
+    """Write a session. `video`: what tells its video from others, see `video_fingerprint`.
+
+    Raises:
+        SnapshotError: it has watched nothing.
+        BackendError: the backend cannot give its cache away.
+        ExportError: the file cannot be written; what stood there stays as it was.
+    """
+    from safetensors.torch import save
+
+    state = session.state()
+    if state.visual is None:
+        raise SnapshotError("the session has watched no video: there is nothing to keep")
+    tensors = {VISUAL: state.visual.cpu().contiguous(), **session.backend.read_cache(state.filled)}
+    about = {
+        "format": FORMAT, "version": VERSION, "model": session.backend.identity, "video": video,
+        "conversation": json.dumps(_to_json(state.held, state.opening, state.forgotten)), "sha256": _hash(tensors),
+    }  # fmt: skip
+    with replacing(path) as file:
+        file.write(save(tensors, metadata=about))
+
+
+def restore(session: Session, path: Path, video: str) -> None:
+    """Put a session back; it goes on as the one that was written would have.
+
+    Raises:
+        SnapshotError: the file is damaged, of another version, model or video. The session is left as it was.
+    """
+    about, tensors = _read(path)
+    belongs = {"model": session.backend.identity, "video": video}
+    for key, wanted in belongs.items():
+        if about.get(key) != wanted:
+            raise SnapshotError(f"{path} is of another {key}: {REMEDY}")
+    if about.get("sha256") != _hash(tensors):
+        raise SnapshotError(f"{path} is damaged: {REMEDY}")
+    try:
+        held, opening, forgotten = _from_json(json.loads(about["conversation"]))
+        visual = tensors.pop(VISUAL)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SnapshotError(f"{path} holds no conversation ({error}): {REMEDY}") from error
+    session.backend.write_cache(tensors)
+    session.resume(held, opening, forgotten, visual)
+
+
+def video_fingerprint(path: Path, start_s: float | None, end_s: float | None) -> str:
+    """What tells a video and a part of it from others: the file's contents and the seconds."""
+    digest = hashlib.sha256(repr((start_s, end_s)).encode())
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise SnapshotError(f"{path} cannot be read ({error.strerror}): give a video file") from error
+    return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoCache:
+    """Snapshots of videos in a folder, at most `limit_bytes` of them."""
+
+    folder: Path
+    limit_bytes: int
+
+    def restore(self, session: Session, video: str) -> bool:
+        """Put the session back that watched this video, where there is one; a file that is damaged is removed."""
+        path = self._path(session.backend, video)
+        if not path.is_file():
+            return False
+        try:
+            restore(session, path, video)
+        except SnapshotError:
+            path.unlink(missing_ok=True)
+            return False
+        with contextlib.suppress(OSError):
+            os.utime(path)  # used now
+        return True
+
+    def keep(self, session: Session, video: str) -> None:
+        """Write the session, and remove what has not been used for longest until the folder is below its limit.
+
+        Raises:
+            ExportError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ExportError(f"--cache {self.folder} cannot be made ({error.strerror}): choose another folder") from error
+        snapshot(session, self._path(session.backend, video), video)
+        self._trim()
+
+    def _path(self, backend: GraphBackend, video: str) -> Path:
+        return self.folder / f"{hashlib.sha256(f'{backend.identity}/{video}'.encode()).hexdigest()[:32]}{SUFFIX}"
+
+    def _trim(self) -> None:
+        files = sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda file: file.stat().st_mtime, reverse=True)
+        total = 0
+        for file in files:
+            total += file.stat().st_size
+            if total > self.limit_bytes:
+                file.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != FORMAT:
+                raise SnapshotError(f"{path} is no session of this project: give one that was written by it")
+            if about.get("version") != VERSION:
+                raise SnapshotError(f"{path} has version {about.get('version')}, and this program reads {VERSION}: {REMEDY}")
+            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise SnapshotError(f"{path} cannot be read as a session ({one_line(error)}): {REMEDY}") from error
+
+
+def _hash(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _to_json(held: Held, opening: tuple[int, ...] | None, forgotten: int) -> dict[str, Any]:
+    return {"held": dataclasses.asdict(held), "opening": opening, "forgotten": forgotten}
+
+
+def _from_json(data: dict[str, Any]) -> tuple[Held, tuple[int, ...] | None, int]:
+    def ids(values: Any) -> tuple[int, ...] | None:
+        return None if values is None else tuple(int(value) for value in values)
+
+    held = data["held"]
+    turns = tuple(Turn(ids(turn["first"]), ids(turn["later"]), ids(turn["answer"]) or ()) for turn in held["turns"])
+    return Held(int(held["position"]), ids(held["unfed"]) or (), turns), ids(data["opening"]), int(data["forgotten"])
