@@ -19,15 +19,19 @@ from torch import nn
 from export.backends.base import Artifact
 from export.backends.pte import read_pte
 from export.components import Form, Signature
+from export.components.decoder import DecoderGraph
+from export.components.int4_decoder import Int4DecoderGraph, takes
 from export.components.token_embedding import Int8Embedding
 from export.errors import BackendError, RecipeError
 from export.graph_passes import cheap_graph_passes
 from export.ops import native
 from export.quant.apply import Assignment
 from export.quant.recipe import EMBEDDING, LINEAR, SCHEMES, Recipe
+from export.quant.rounding import dequantize
 from export.quiet import quiet
 
 PACKAGES = ("executorch", "torch", "torchao")
+OWN_SCALES = torch.float16  # of the linear of ours
 
 
 class ExecutorchBackend:
@@ -67,7 +71,15 @@ class ExecutorchBackend:
         with quiet(), cheap_graph_passes(), torch.no_grad():
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (defines torch.ops.llama)
 
-            quantize(twin, assignments)
+            if isinstance(twin, DecoderGraph) and self._is_int4_decoder(assignments):
+                stored = {a.layer: a for a in assignments}
+
+                def rounded(layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+                    return stored[layer].quantize(twin.get_submodule(layer).weight, OWN_SCALES)
+
+                twin = Int4DecoderGraph(twin, rounded)
+            else:
+                quantize(twin, assignments)
             program = torch.export.export(twin, signature.example_inputs(), dynamic_shapes=signature.dynamic_shapes(), strict=False)
             edge = _lower_to_edge(program)
             manager = edge.to_executorch(_memory())
@@ -76,6 +88,11 @@ class ExecutorchBackend:
 
     def round_weights(self, module: nn.Module, assignments: list[Assignment]) -> None:
         with quiet(), torch.no_grad():
+            if self._is_int4_decoder(assignments):
+                for assignment in assignments:
+                    layer = module.get_submodule(assignment.layer)
+                    layer.weight = nn.Parameter(dequantize(*assignment.quantize(layer.weight, OWN_SCALES)), requires_grad=False)
+                return
             quantize(module, [assignment for assignment in assignments if assignment.kind == LINEAR])
             for assignment in assignments:
                 if assignment.kind == EMBEDDING and assignment.scheme.quantized:
@@ -94,6 +111,12 @@ class ExecutorchBackend:
 
     def check_weights(self, path: Path, twin: Callable[[], nn.Module], assignments: list[Assignment]) -> None:
         """XNNPACK packs weights in layouts of its own when it loads them: here parity speaks for their values."""
+
+    def _is_int4_decoder(self, assignments: list[Assignment]) -> bool:
+        """Whether these are a decoder's layers that our own linear computes: all of them int4, of sizes that it takes."""
+        linears = [a for a in assignments if a.kind == LINEAR]
+        whole = len(linears) == len(assignments) > 1 and all(a.scheme.name == "int4" for a in linears)
+        return self.kernels == "fused" and whole and takes([a.shape for a in linears])
 
     def decoder_details(self, form: Form) -> dict:
         return {}

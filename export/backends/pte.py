@@ -16,9 +16,11 @@ from typing import Any
 
 from export.backends.base import Artifact
 from export.errors import NO_SPACE, BackendError, BundleError
+from export.ops.linear_int4 import GROUP
 from export.quant.coverage import StoredWeight
 from export.quiet import quiet
 
+LINEAR_INT4 = "mobile_videogpt::linear_int4.out"
 XNNPACK, COREML = "XnnpackBackend", "CoreMLBackend"
 SCHEME_OF = {  # XNNPACK's datatype of a constant -> our scheme
     "xnn_datatype_fp32": "fp32",
@@ -48,11 +50,12 @@ def read_pte(path: Path) -> Artifact:
             raise
         raise BundleError(f"{path.name} is no ExecuTorch program that this version reads: build the bundle again") from error
     named = _named_data(pte.named_data)
-    stored = [weight for graph in graphs for weight in _delegate_weights(graph, named)]
-    stored += _program_constants(plan, pte.program.constant_buffer)
-    delegated = sum(len(graph["xnodes"]) for graph in graphs)
-    calls = [i.instr_args.op_index for chain in plan.chains for i in chain.instructions if type(i.instr_args).__name__ == "KernelCall"]
     names = [f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators]
+    stored = [weight for graph in graphs for weight in _delegate_weights(graph, named)]
+    own, taken = _own_linears(plan, names)
+    stored += own + _program_constants(plan, pte.program.constant_buffer, taken)
+    delegated = sum(len(graph["xnodes"]) for graph in graphs)
+    calls = [call.op_index for call in _kernel_calls(plan)]
     outside = sum(not names[index].startswith("executorch_prim::") for index in calls)
     return Artifact(
         stored=tuple(stored),
@@ -105,11 +108,32 @@ def _delegate_weights(graph: dict, named: dict[str, int]) -> list[StoredWeight]:
     return weights
 
 
-def _program_constants(plan: Any, buffers: list) -> list[StoredWeight]:
-    """Constants outside delegates: the embedding table, and float weights of portable operators."""
+def _kernel_calls(plan: Any) -> list[Any]:
+    """The calls of operators outside delegates."""
+    return [i.instr_args for chain in plan.chains for i in chain.instructions if type(i.instr_args).__name__ == "KernelCall"]
+
+
+def _own_linears(plan: Any, names: list[str]) -> tuple[list[StoredWeight], set[int]]:
+    """The weights of our own int4 linears, layer by layer, and the buffers that hold them and their scales."""
+    weights: list[StoredWeight] = []
+    taken: set[int] = set()
+    for call in _kernel_calls(plan):
+        if names[call.op_index] != LINEAR_INT4:
+            continue
+        weight, scale, layers = (plan.values[call.args[i]].val for i in (1, 2, 6))
+        inputs = weight.sizes[1] * 8
+        for index in layers.items:
+            outputs = plan.values[index].val.int_val
+            weights.append(StoredWeight("int4", (outputs, inputs), outputs * inputs // 2 + outputs * inputs // GROUP * 2))
+        taken |= {weight.data_buffer_idx, scale.data_buffer_idx}
+    return weights, taken
+
+
+def _program_constants(plan: Any, buffers: list, taken: set[int]) -> list[StoredWeight]:
+    """Constants outside delegates but for the buffers that are `taken`: the embedding table, and float weights of portable operators."""
     schemes = {"FLOAT": "fp32", "HALF": "fp16", "CHAR": "int8"}
     weights: list[StoredWeight] = []
-    seen = set()
+    seen = set(taken)
     for value in plan.values:
         tensor = value.val
         if type(tensor).__name__ != "Tensor" or tensor.allocation_info is not None or not tensor.data_buffer_idx:

@@ -70,8 +70,8 @@ class FusedAttention(nn.Module):
         return tables
 
     def forward(self, x: Tensor, position: int, angles: Angles) -> Tensor:
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        return self.o_proj(cached_attention(q, k, v, *angles, self.keys, self.values, position))
+        qkv = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], dim=1)
+        return self.o_proj(cached_attention(qkv, *angles, self.keys, self.values, position))
 
 
 class DecoderLayerGraph(nn.Module):

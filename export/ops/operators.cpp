@@ -8,6 +8,7 @@
 
 #include "attention/kernel.h"
 #include "causal_conv/kernel.h"
+#include "linear_int4/kernel.h"
 #include "selective_scan/kernel.h"
 
 namespace mobile_videogpt {
@@ -142,6 +143,68 @@ Tensor& causal_conv_out(
   return out;
 }
 
+bool resized(Tensor& out, size_t rows, size_t columns) {
+  const ::executorch::aten::SizesType sizes[] = {static_cast<::executorch::aten::SizesType>(rows),
+                                                 static_cast<::executorch::aten::SizesType>(columns)};
+  return ::executorch::runtime::resize_tensor(out, {sizes, 2}) == Error::Ok;
+}
+
+using MaybeTensor = std::optional<Tensor>;
+
+// Whether an argument that may be missing is a float32 tensor of so many elements.
+bool is_missing_or(const MaybeTensor& tensor, int dim, size_t elements) {
+  return !tensor || (is_float(*tensor, dim) && static_cast<size_t>(tensor->numel()) == elements);
+}
+
+const float* floats_or_null(const MaybeTensor& tensor) {
+  return tensor ? floats(*tensor) : nullptr;
+}
+
+// linear_int4.out(x, weight, scale, bias, norm, residual, layers, gated, epsilon, *, out) -> out
+Tensor& linear_int4_out(
+    KernelRuntimeContext& context,
+    const Tensor& x,
+    const Tensor& weight,
+    const Tensor& scale,
+    const MaybeTensor& bias,
+    const MaybeTensor& norm,
+    const MaybeTensor& residual,
+    ::executorch::aten::ArrayRef<int64_t> layers,
+    bool gated,
+    double epsilon,
+    Tensor& out) {
+  (void)layers;  // for who reads the file
+  ET_KERNEL_CHECK(context, is_float(x, 2) && weight.scalar_type() == ScalarType::Byte && weight.dim() == 4, InvalidArgument, out);
+  const size_t rows = size(x, 0), inputs = size(x, 1), blocks = size(weight, 0), outputs = blocks * kChannels;
+  ET_KERNEL_CHECK(context, inputs % kGroup == 0 && size(weight, 1) * 8 == inputs && size(weight, 2) == kChannels, InvalidArgument, out);
+  ET_KERNEL_CHECK(context, scale.scalar_type() == ScalarType::Half && scale.numel() * 32 == weight.numel() * 2, InvalidArgument, out);
+  ET_KERNEL_CHECK(context, !gated || blocks % 2 == 0, InvalidArgument, out);
+  ET_KERNEL_CHECK(context, is_missing_or(bias, 1, outputs) && is_missing_or(norm, 1, inputs), InvalidArgument, out);
+  const LinearInt4 linear{inputs, outputs, weight.const_data_ptr<uint8_t>(),
+                          reinterpret_cast<const uint16_t*>(scale.const_data_ptr<::executorch::aten::Half>()), floats_or_null(bias),
+                          floats_or_null(residual), gated, out.mutable_data_ptr<float>()};
+  ET_KERNEL_CHECK(context, is_missing_or(residual, 2, rows * linear.width()), InvalidArgument, out);
+  ET_KERNEL_CHECK(context, is_float(out, 2) && resized(out, rows, linear.width()), InvalidArgument, out);
+
+  thread_local std::vector<int8_t> values;
+  thread_local std::vector<float> scales;
+  thread_local std::vector<int32_t> starts;
+  const size_t groups = rows * inputs / kGroup;
+  values.resize(std::max(values.size(), rows * inputs));
+  scales.resize(std::max(scales.size(), groups));
+  starts.resize(std::max(starts.size(), groups));
+  const QuantizedRows quantized{rows, inputs, values.data(), scales.data(), starts.data()};
+  const size_t tiles = (rows + kRowTile - 1) / kRowTile;
+  parallel(tiles, [&](size_t tile) {
+    for (size_t row = tile * kRowTile, count; row < std::min(rows, (tile + 1) * kRowTile); row += count) {
+      count = tile_rows(rows, row);
+      quantize_tile(floats(x), floats_or_null(norm), static_cast<float>(epsilon), quantized, row, count);
+    }
+  });
+  parallel(linear_units(linear), [&](size_t unit) { linear_unit(linear, quantized, unit); });
+  return out;
+}
+
 template <typename Element>
 void attend(const Attention<Element>& call) {
   if (call.tokens > 1) {
@@ -156,35 +219,35 @@ void attend(const Attention<Element>& call) {
   for (size_t group = 0; group < call.groups; ++group) merge_steps(call, group, results);
 }
 
-// cached_attention.out(q, k, v, rotation, keys, values, position, *, out) -> out. Keys and values are written to.
+// cached_attention.out(qkv, rotation, keys, values, position, *, out) -> out. Keys and values are written to.
 Tensor& cached_attention_out(
     KernelRuntimeContext& context,
-    const Tensor& q,
-    const Tensor& k,
-    const Tensor& v,
+    const Tensor& qkv,
     const Tensor& rotation,
     Tensor& keys,
     Tensor& values,
     int64_t position,
     Tensor& out) {
-  for (const Tensor* tensor : {&q, &k, &v, &rotation}) ET_KERNEL_CHECK(context, is_float(*tensor, 2), InvalidArgument, out);
+  for (const Tensor* tensor : {&qkv, &rotation}) ET_KERNEL_CHECK(context, is_float(*tensor, 2), InvalidArgument, out);
   const auto type = keys.scalar_type();
   const bool half = type == ScalarType::Half;
   ET_KERNEL_CHECK(context, (half || type == ScalarType::Float) && values.scalar_type() == type, InvalidArgument, out);
   ET_KERNEL_CHECK(context, keys.dim() == 4 && values.dim() == 3 && keys.numel() == values.numel(), InvalidArgument, out);
-  const size_t tokens = size(q, 0), groups = size(values, 0), length = size(values, 1), width = size(values, 2);
+  const size_t tokens = size(qkv, 0), stride = size(qkv, 1), groups = size(values, 0), length = size(values, 1), width = size(values, 2);
   ET_KERNEL_CHECK(context, size(keys, 2) == width && size(keys, 3) == kKeyLanes && length % kKeyTile == 0, InvalidArgument, out);
   ET_KERNEL_CHECK(context, groups > 0 && width > 0 && width % kKeyLanes == 0 && size(rotation, 1) == width, InvalidArgument, out);
-  ET_KERNEL_CHECK(context, size(k, 0) == tokens && size(k, 1) == groups * width && k.numel() == v.numel(), InvalidArgument, out);
-  ET_KERNEL_CHECK(context, size(q, 1) % (groups * width) == 0 && is_float(out, 2), InvalidArgument, out);
-  ET_KERNEL_CHECK(context, ::executorch::runtime::resize_tensor(out, q.sizes()) == Error::Ok, InvalidArgument, out);
+  ET_KERNEL_CHECK(context, stride % (groups * width) == 0 && stride > 2 * groups * width && is_float(out, 2), InvalidArgument, out);
+  const size_t queries = stride - 2 * groups * width;
+  ET_KERNEL_CHECK(context, resized(out, tokens, queries), InvalidArgument, out);
   const size_t seen = static_cast<size_t>(position) + tokens;
   ET_KERNEL_CHECK(context, position >= 0 && tokens > 0 && seen <= length && seen <= size(rotation, 0), InvalidArgument, out);
 
   const auto call = [&](auto* keys_data, auto* values_data) {
     using Element = std::remove_reference_t<decltype(*keys_data)>;
-    attend(Attention<Element>{tokens, static_cast<size_t>(position), size(q, 1) / width, groups, width, length, floats(q), floats(k),
-                              floats(v), floats(rotation), keys_data, values_data, out.mutable_data_ptr<float>()});
+    const float* q = floats(qkv);
+    attend(Attention<Element>{tokens, static_cast<size_t>(position), queries / width, groups, width, length, q, q + queries,
+                              q + queries + groups * width, stride, floats(rotation), keys_data, values_data,
+                              out.mutable_data_ptr<float>()});
   };
   if (half)
     call(reinterpret_cast<uint16_t*>(keys.mutable_data_ptr<::executorch::aten::Half>()),
@@ -195,6 +258,7 @@ Tensor& cached_attention_out(
 }
 
 EXECUTORCH_LIBRARY(mobile_videogpt, "cached_attention.out", cached_attention_out);
+EXECUTORCH_LIBRARY(mobile_videogpt, "linear_int4.out", linear_int4_out);
 EXECUTORCH_LIBRARY(mobile_videogpt, "selective_scan.out", selective_scan_out);
 EXECUTORCH_LIBRARY(mobile_videogpt, "bidirectional_scan.out", bidirectional_scan_out);
 EXECUTORCH_LIBRARY(mobile_videogpt, "causal_conv.out", causal_conv_out);

@@ -30,7 +30,8 @@ template <typename Element>
 struct Attention {
   size_t tokens, position;  // new ones, and how many the cache holds already
   size_t heads, groups, width, context;  // query heads, key/value heads, elements of a head, positions of the cache
-  const float *q, *k, *v;  // [T, H E], [T, K E], [T, K E], before rotation
+  const float *q, *k, *v;  // rows of H E, K E and K E, before rotation
+  size_t stride;  // from one row of any of them to the next
   const float* rotation;  // [S, E]: of each position the cosines of E / 2 angles, then the sines
   Element* keys;  // [K, S / 16, E, 16], rotated
   Element* values;  // [K, S, E]
@@ -230,7 +231,7 @@ void turn_queries(const Attention<Element>& call, size_t group, size_t token, fl
   const float* rotation = call.rotation + (call.position + token) * call.width;
   const float factor = kLog2E / std::sqrt(static_cast<float>(call.width));
   for (size_t h = 0; h < call.shared(); ++h)
-    rotate(call.q + (token * call.heads + group * call.shared() + h) * call.width, rotation, call.width, factor, to + h * call.width);
+    rotate(call.q + token * call.stride + (group * call.shared() + h) * call.width, rotation, call.width, factor, to + h * call.width);
 }
 
 inline Scratch& scratch() {
@@ -251,7 +252,7 @@ void write_unit(const Attention<Element>& call, size_t group) {
   using namespace attention_detail;
   float* key = Scratch::room(scratch().scores, call.width);
   for (size_t token = 0; token < call.tokens; ++token) {
-    const size_t at = call.position + token, row = (token * call.groups + group) * call.width;
+    const size_t at = call.position + token, row = token * call.stride + group * call.width;
     rotate(call.k + row, call.rotation + at * call.width, call.width, 1.0f, key);
     Element* block = call.key_block(group, at / kKeyLanes) + at % kKeyLanes;
     Element* value = call.value_row(group, at);
