@@ -30,7 +30,7 @@ from export.progress import Progress
 from export.quant import coverage
 from export.quant.apply import Assignment, derived_constants
 from export.quant.gptq import gptq
-from export.quant.recipe import GPTQ, LINEAR, Recipe
+from export.quant.recipe import GPTQ, Recipe
 from export.quant.rounding import Grid
 from export.quant.statistics import CalibrationFolder
 
@@ -151,7 +151,6 @@ def _build_graph(request: Request, graph: GraphPlan, writer: BundleWriter) -> Gr
 def _entry(
     request: Request, graph: GraphPlan, signature: Signature, artifact: Artifact, schemes: tuple[SchemeShare, ...], path: Path
 ) -> GraphEntry:
-    used = [a.scheme.name for a in graph.assignments if a.kind == LINEAR or request.form.half] or ["fp32"]
     return GraphEntry(
         name=graph.name,
         file=path.name,
@@ -162,7 +161,7 @@ def _entry(
         dynamic_axes=signature.dynamic_axes,
         schemes=schemes,
         excluded={a.layer: a.reason for a in graph.assignments if a.reason},
-        activations=", ".join(sorted({request.backend.activations(scheme) for scheme in used})),
+        activations=request.backend.activations(graph.assignments),
         delegated=round(artifact.delegated, 4),
         operators=artifact.operators,
         peak_memory_bytes=path_size(path) + artifact.arena_bytes + artifact.packed_bytes,

@@ -64,6 +64,16 @@ def tiny_fused_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint:
     return _build_once(tmp_path_factory, "tiny-fused", arguments)
 
 
+@pytest.fixture(scope="session")
+def demo_fused_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo checkpoint under int4 around this project's operators: its decoder consists of them. Read it only."""
+    from export.ops import native
+
+    if why := native.unavailable():
+        no_tool(f"a fused bundle can neither be checked nor run here: {why}")
+    return _build_once(tmp_path_factory, "demo-fused", ["--kernels", "fused"])
+
+
 def _coreml(checkpoint: Path, recipe: str) -> list[str]:
     """A short context, for the interpreter's sake: it computes attention over every slot of the cache."""
     return ["--target", "coreml", "--checkpoint", str(checkpoint), "--recipe", recipe, "--max-context", "2700"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -46,8 +46,8 @@ class Backend(Protocol):
             BackendError: this machine lacks what building takes or, with `verify`, what running the result takes.
         """
 
-    def activations(self, scheme: str) -> str:
-        """How this target computes with weights of `scheme`, for the manifest."""
+    def activations(self, assignments: Sequence[Assignment]) -> str:
+        """How this target computes with a graph's weights, for the manifest."""
 
     def lower(self, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
         """Quantize `twin` as assigned, lower it, and write it to `out`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ class CoremlBackend:
             if importlib.util.find_spec(package) is None:
                 raise BackendError(f"Core ML packages need the package {package}: pip install -e '.[{self.extra}]'")
 
-    def activations(self, scheme: str) -> str:
-        return "float32" if scheme == "fp32" else "float16"
+    def activations(self, assignments: Sequence[Assignment]) -> str:
+        return ", ".join(sorted({"float32" if a.scheme.name == "fp32" else "float16" for a in assignments})) or "float32"
 
     def lower(self, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
         with quiet(), cheap_graph_passes(), torch.no_grad():

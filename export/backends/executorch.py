@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,12 @@ class ExecutorchBackend:
         if "fp16" in schemes:
             raise RecipeError("--target executorch has no fp16: XNNPACK computes float32 and int8 here; choose int8 or fp32")
 
-    def activations(self, scheme: str) -> str:
-        return {"fp32": "float32", "int8": "int8 per token, dynamic", "int4": "int8 per token, dynamic"}[scheme]
+    def activations(self, assignments: Sequence[Assignment]) -> str:
+        if self._is_int4_decoder(assignments):
+            return "int8 per 32 inputs, dynamic"
+        integers = any(a.scheme.quantized for a in assignments if a.kind == LINEAR)
+        floats = any(not a.scheme.quantized for a in assignments if a.kind == LINEAR) or not integers
+        return ", ".join([*(["float32"] if floats else []), *(["int8 per token, dynamic"] if integers else [])])
 
     def lower(self, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
         with quiet(), cheap_graph_passes(), torch.no_grad():
@@ -112,7 +116,7 @@ class ExecutorchBackend:
     def check_weights(self, path: Path, twin: Callable[[], nn.Module], assignments: list[Assignment]) -> None:
         """XNNPACK packs weights in layouts of its own when it loads them: here parity speaks for their values."""
 
-    def _is_int4_decoder(self, assignments: list[Assignment]) -> bool:
+    def _is_int4_decoder(self, assignments: Sequence[Assignment]) -> bool:
         """Whether these are a decoder's layers that our own linear computes: all of them int4, of sizes that it takes."""
         linears = [a for a in assignments if a.kind == LINEAR]
         whole = len(linears) == len(assignments) > 1 and all(a.scheme.name == "int4" for a in linears)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from export.ops.attention import cache_shapes, cached_attention
 from export.ops.causal_conv import causal_conv
+from export.ops.linear_int4 import linear_int4, pack
 from export.ops.selective_scan import selective_scan_sequential
 from tests.export.test_selective_scan import REGIMES
 from tests.kernels.driver import Driver, build, host_variants
@@ -21,6 +22,7 @@ from tests.numerics import max_error
 NAN = float("nan")
 SAME_SUMS = 1e-5  # relative: float32 rounding over the state's memory, and another exp
 OTHER_HALF = 5e-4  # a key between two half precision numbers goes to the other one after another rounding
+ANOTHER_STEP = 2e-3  # an activation between two of its 255 steps goes to the other one after another rounding
 BFLOAT = 1e-2  # queries, keys, shares and values rounded to 8 bits each, errors of many terms
 CHANNELS = (1, 15, 16, 17, 70, 1152)  # around the widths of vectors and of a thread's share
 LENGTHS = (1, 2, 5, 31, 32, 33, 70)  # around a tile's steps
@@ -200,19 +202,19 @@ CONTEXT = 384
 
 @functools.cache
 def attention_case(heads, groups, width):
-    """q, k, v, rotation"""
+    """Queries, keys and values side by side, and the rotation."""
     generator = torch.Generator().manual_seed(heads)
     q, k, v = (torch.randn(CONTEXT, count * width, generator=generator) for count in (heads, groups, groups))
     angles = torch.arange(CONTEXT)[:, None] * 1000.0 ** (-torch.arange(width // 2) / (width // 2))
-    return q, k * 2, v, torch.cat([angles.cos(), angles.sin()], 1)
+    return torch.cat([q, k * 2, v], 1), torch.cat([angles.cos(), angles.sin()], 1)
 
 
 @functools.cache
 def attention_wanted(heads, groups, width, half):
     """Of all positions; a call's result does not depend on how many tokens it takes."""
-    q, k, v, rotation = attention_case(heads, groups, width)
+    qkv, rotation = attention_case(heads, groups, width)
     caches = [torch.zeros(shape, dtype=torch.float16 if half else torch.float32) for shape in cache_shapes(groups, CONTEXT, width)]
-    return cached_attention(q, k, v, rotation, *caches, 0)
+    return cached_attention(qkv, rotation, *caches, 0)
 
 
 class TestAttention:
@@ -220,21 +222,21 @@ class TestAttention:
     @pytest.mark.parametrize("half", [False, True], ids=["float32", "half"])
     def test_it_is_the_operators_definition(self, driver, heads, groups, width, half):
         """The cache is full of NaN where nothing was written: what is read from there spoils the result."""
-        *tensors, rotation = attention_case(heads, groups, width)
+        qkv, rotation = attention_case(heads, groups, width)
         wanted = attention_wanted(heads, groups, width, half)
         for i, calls in enumerate(CALLS):
             tokens = sum(calls)
-            got = driver.attention(*(t[:tokens] for t in tensors), rotation, groups, half, calls, offset=i)
+            got = driver.attention(qkv[:tokens], rotation, groups, half, calls, offset=i)
             one = OTHER_HALF if half else SAME_SUMS
             assert max_error(got, wanted[:tokens]) <= (BFLOAT if half and driver.variant == "native" else one), calls
             steps = [position for position, count in zip(np.cumsum(calls) - 1, calls) if count == 1]
             assert max_error(got[steps], wanted[steps]) <= one, calls  # computed in float32 everywhere
 
     def test_large_scores_do_not_overflow(self, driver):
-        q, k, v, rotation = attention_case(4, 2, 32)
-        caches = [torch.zeros(shape) for shape in cache_shapes(2, CONTEXT, 32)]
-        wanted = cached_attention(q * 30, k * 30, v, rotation, *caches, 0)
-        got = driver.attention(q * 30, k * 30, v, rotation, 2, False, [383, 1])
+        qkv, rotation = attention_case(4, 2, 32)
+        large = torch.cat([qkv[:, : 6 * 32] * 30, qkv[:, 6 * 32 :]], 1)  # queries and keys
+        wanted = cached_attention(large, rotation, *(torch.zeros(shape) for shape in cache_shapes(2, CONTEXT, 32)), 0)
+        got = driver.attention(large, rotation, 2, False, [383, 1])
         assert torch.isfinite(got).all() and max_error(got, wanted) <= 1e-3  # a score of 1e5 in float32 is exact to 1e-2
 
     def test_half_precision_numbers(self, driver):
@@ -244,6 +246,49 @@ class TestAttention:
         wanted = x.half().float()
         got = driver.run("halves", tensors=[x], shape=(len(x), 2))
         assert all(torch.equal(column.nan_to_num(7.5), wanted.nan_to_num(7.5)) for column in got.unbind(1))
+
+
+@functools.cache
+def linear_case(rows, inputs, outputs, gated=False):
+    """x, weight, scale, bias, norm, residual; the activations of a group are whole numbers of its scale, but for a few."""
+    generator = torch.Generator().manual_seed(rows * inputs + outputs)
+    integers = torch.randint(-8, 8, (outputs, inputs), generator=generator, dtype=torch.int8)
+    weight, scale = pack(integers, torch.rand(outputs, inputs // 32, generator=generator) / 50 + 0.01)
+    x = torch.randn(rows, inputs, generator=generator)
+    x[0, :32] = 0  # a group without a scale
+    bias, norm = torch.randn(outputs, generator=generator), torch.rand(inputs, generator=generator) + 0.5
+    return x, weight, scale, bias, norm, torch.randn(rows, outputs // 2 if gated else outputs, generator=generator)
+
+
+class TestLinearInt4:
+    @pytest.mark.parametrize("inputs, outputs", [(32, 16), (64, 32), (896, 80), (128, 128)])
+    def test_it_is_the_operators_definition(self, driver, inputs, outputs):
+        for rows in (1, 2, 3, 4, 7, 8, 9, 17):
+            x, weight, scale, *_ = linear_case(rows, inputs, outputs)
+            wanted = linear_int4(x, weight, scale, None, None, None, [outputs], False, 0.0)
+            got = driver.linear(x, weight, scale, None, None, None, False, 0.0, offset=rows % 4)
+            assert max_error(got, wanted) <= ANOTHER_STEP, rows
+
+    @pytest.mark.parametrize("gated", [False, True])
+    @pytest.mark.parametrize("has", range(8))
+    def test_what_stands_around_it(self, driver, gated, has):
+        x, weight, scale, *around = linear_case(11, 96, 64, gated)
+        around = [part if has >> i & 1 else None for i, part in enumerate(around)]
+        wanted = linear_int4(x, weight, scale, *around, [64], gated, 1e-6)
+        assert max_error(driver.linear(x, weight, scale, *around, gated, 1e-6), wanted) <= ANOTHER_STEP
+
+    def test_rows_do_not_depend_on_their_neighbours(self, driver):
+        x, weight, scale, bias, norm, _ = linear_case(17, 128, 48)
+        whole = driver.linear(x, weight, scale, bias, norm, None, False, 1e-6)
+        for row in (0, 7, 8, 16):
+            assert torch.equal(driver.linear(x[row : row + 1], weight, scale, bias, norm, None, False, 1e-6), whole[row : row + 1])
+
+    def test_extreme_weights_and_activations(self, driver):
+        """Every product at its largest, of either sign: no intermediate sum may overflow."""
+        for integer, value in ((-8, 1.0), (7, 1.0), (-8, -1.0), (7, -1.0)):
+            weight, scale = pack(torch.full((16, 4864), integer, dtype=torch.int8), torch.ones(16, 152))
+            got = driver.linear(torch.full((9, 4864), value), weight, scale, None, None, None, False, 0.0)
+            assert max_error(got, torch.full((9, 16), integer * value * 4864)) <= SAME_SUMS
 
 
 @pytest.mark.full
@@ -267,6 +312,11 @@ class TestArmAgainstThisProcessor:
             assert max_error(arm, host) <= SAME_SUMS
 
     def test_attention(self, pair):
-        *tensors, rotation = attention_case(14, 2, 64)
-        arm, host = (driver.attention(*(t[:168] for t in tensors), rotation, 2, False, [37, 130, 1]) for driver in pair)
+        qkv, rotation = attention_case(14, 2, 64)
+        arm, host = (driver.attention(qkv[:168], rotation, 2, False, [37, 130, 1]) for driver in pair)
         assert max_error(arm, host) <= SAME_SUMS
+
+    def test_linear(self, pair):
+        for arguments in (linear_case(9, 128, 48), linear_case(1, 896, 128)):
+            arm, host = (driver.linear(*arguments, False, 1e-6) for driver in pair)
+            assert max_error(arm, host) <= SAME_SUMS

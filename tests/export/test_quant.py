@@ -187,13 +187,16 @@ def test_executorch_refuses_fp16_and_says_what_it_can(name, overrides):
         ExecutorchBackend().check(parse(name, overrides, COMPONENTS), verify=True)
 
 
+@pytest.mark.parametrize("kernels", ["stock", "fused"])
 @pytest.mark.parametrize("name", ["fp32", "int8", "int4"])
-def test_executorch_takes_the_other_recipes_and_says_how_it_computes(name, layers):
-    backend, recipe = ExecutorchBackend(), parse(name, ["video_encoder=fp32"], COMPONENTS)
-    backend.check(recipe, verify=True)
-    used = {scheme for found in schemes(recipe, layers).values() for scheme in found.values()}
-    assert {backend.activations(scheme) for scheme in used} <= {"float32", "int8 per token, dynamic"}
-    assert backend.activations("fp32") == "float32"
+def test_executorch_takes_the_other_recipes_and_says_how_it_computes(name, kernels, layers):
+    backend, recipe = ExecutorchBackend(kernels), parse(name, ["video_encoder=fp32"], COMPONENTS)
+    backend.check(recipe, verify=False)
+    said = {component: backend.activations(assign(recipe, component, found)) for component, found in layers.items()}
+    assert said["video_encoder"] == said["frame_scorer"] == "float32"
+    integers = {"fp32": "float32", "int8": "int8 per token, dynamic", "int4": "int8 per token, dynamic"}[name]
+    assert said["image_encoder"] == ("float32" if name == "fp32" else "int8 per token, dynamic")
+    assert said["decoder"] == ("int8 per 32 inputs, dynamic" if (name, kernels) == ("int4", "fused") else integers)
 
 
 def test_executorch_asks_for_its_packages(monkeypatch):

@@ -4,6 +4,7 @@
 //   driver scan LENGTH CHANNELS STATES DIRECTIONS SOFTPLUS GATED OFFSET    DIRECTIONS: f, b or fb
 //   driver conv LENGTH CHANNELS TAPS BACKWARD OFFSET
 //   driver attention HEADS GROUPS WIDTH CONTEXT HALF OFFSET TOKENS..    as many calls, one behind the other; all results
+//   driver linear ROWS INPUTS OUTPUTS BIASED NORMED RESIDUAL GATED EPSILON OFFSET
 //   driver halves    float32 to half precision and back
 //
 // Every tensor lies OFFSET floats behind an aligned address, its rows are padded by 3 floats (so that each row is aligned otherwise
@@ -18,6 +19,7 @@
 
 #include "../../export/ops/attention/kernel.h"
 #include "../../export/ops/causal_conv/kernel.h"
+#include "../../export/ops/linear_int4/kernel.h"
 #include "../../export/ops/selective_scan/kernel.h"
 
 using namespace mobile_videogpt;
@@ -119,15 +121,15 @@ template <typename Element>
 void attention(size_t heads, size_t groups, size_t width, size_t context, Element nothing, const std::vector<size_t>& calls) {
   size_t tokens = 0;
   for (size_t count : calls) tokens += count;
-  const auto q = dense(tokens * heads * width), k = dense(tokens * groups * width), v = dense(tokens * groups * width);
-  const auto rotation = dense(context * width);
+  const size_t stride = (heads + 2 * groups) * width;
+  const auto qkv = dense(tokens * stride), rotation = dense(context * width);
   std::vector<Element> keys(groups * context * width, nothing), values(keys);
   std::vector<float> out(offset + tokens * heads * width);
   size_t position = 0;
   for (size_t count : calls) {
-    const float *from_q = q.data() + offset + position * heads * width, *from_k = k.data() + offset + position * groups * width;
-    const Attention<Element> call{count, position, heads, groups, width, context, from_q, from_k, v.data() + (from_k - k.data()),
-                                  rotation.data() + offset, keys.data(), values.data(), out.data() + (from_q - q.data())};
+    const float* q = qkv.data() + offset + position * stride;
+    const Attention<Element> call{count, position, heads, groups, width, context, q, q + heads * width, q + (heads + groups) * width, stride,
+                                  rotation.data() + offset, keys.data(), values.data(), out.data() + offset + position * heads * width};
     for (size_t unit = 0; unit < write_units(call); ++unit) write_unit(call, unit);
     if (count == 1) {
       std::vector<float> pieces(step_units(call) * step_floats(call));
@@ -139,6 +141,28 @@ void attention(size_t heads, size_t groups, size_t width, size_t context, Elemen
     position += count;
   }
   write_exactly(out.data() + offset, tokens * heads * width);
+}
+
+// Weights and scales come as the floats that their bytes and their bits are.
+void linear(size_t rows, size_t inputs, size_t outputs, bool biased, bool normed, bool residual, bool gated, float epsilon) {
+  const auto x = dense(rows * inputs), bytes = dense(inputs * outputs / 2), bits = dense(inputs * outputs / kGroup);
+  const auto bias = dense(biased ? outputs : 0), norm = dense(normed ? inputs : 0);
+  const size_t width = gated ? outputs / 2 : outputs;
+  const auto added = dense(residual ? rows * width : 0);
+  const std::vector<uint8_t> weight(bytes.begin() + offset, bytes.end());
+  const std::vector<uint16_t> scale(bits.begin() + offset, bits.end());
+  std::vector<int8_t> values(rows * inputs);
+  std::vector<float> scales(rows * inputs / kGroup), out(offset + rows * width);
+  std::vector<int32_t> starts(scales.size());
+  const QuantizedRows quantized{rows, inputs, values.data(), scales.data(), starts.data()};
+  for (size_t row = 0, count; row < rows; row += count) {
+    count = tile_rows(rows, row);
+    quantize_tile(x.data() + offset, normed ? norm.data() + offset : nullptr, epsilon, quantized, row, count);
+  }
+  const LinearInt4 call{inputs, outputs, weight.data(), scale.data(), biased ? bias.data() + offset : nullptr,
+                        residual ? added.data() + offset : nullptr, gated, out.data() + offset};
+  for (size_t unit = 0; unit < linear_units(call); ++unit) linear_unit(call, quantized, unit);
+  write_exactly(out.data() + offset, rows * width);
 }
 
 }  // namespace
@@ -165,6 +189,9 @@ int main(int argc, char** argv) {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     if (number(6)) attention<uint16_t>(number(2), number(3), number(4), number(5), 0x7e00, calls);
     else attention<float>(number(2), number(3), number(4), number(5), nan, calls);
+  } else if (name == "linear" && argc == 11) {
+    offset = number(10);
+    linear(number(2), number(3), number(4), number(5), number(6), number(7), number(8), std::strtof(argv[9], nullptr));
   } else if (name == "halves" && argc == 2) {
     float value;
     while (std::fread(&value, sizeof value, 1, stdin) == 1) {

@@ -71,11 +71,21 @@ class Driver:
         sizes = (*x.shape, weight.shape[0])
         return self.run("conv", *sizes, int(backward), offset, tensors=[x, weight, bias], shape=tuple(x.shape))
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, rotation: Tensor, groups: int, half: bool, calls: list[int], offset=0) -> Tensor:
-        """[T, H E], [T, K E] twice, [S, E], in as many calls of so many tokens -> [T, H E]."""
+    def attention(self, qkv: Tensor, rotation: Tensor, groups: int, half: bool, calls: list[int], offset=0) -> Tensor:
+        """[T, (H + 2 K) E], [S, E], in as many calls of so many tokens -> [T, H E]."""
         width = rotation.shape[1]
-        sizes = (q.shape[1] // width, groups, width, rotation.shape[0], int(half), offset)
-        return self.run("attention", *sizes, *calls, tensors=[q, k, v, rotation], shape=tuple(q.shape))
+        heads = qkv.shape[1] // width - 2 * groups
+        sizes = (heads, groups, width, rotation.shape[0], int(half), offset)
+        return self.run("attention", *sizes, *calls, tensors=[qkv, rotation], shape=(len(qkv), heads * width))
+
+    def linear(self, x: Tensor, weight: Tensor, scale: Tensor, bias, norm, residual, gated: bool, epsilon: float, offset=0) -> Tensor:
+        """As the operator `linear_int4`; offsets are of floats."""
+        outputs = weight.shape[0] * weight.shape[2]
+        flags = [int(part is not None) for part in (bias, norm, residual)]
+        tensors = [x, weight.float(), scale.view(torch.int16).to(torch.int32).remainder(65536).float()]
+        tensors += [part for part in (bias, norm, residual) if part is not None]
+        shape = (len(x), outputs // 2 if gated else outputs)
+        return self.run("linear", *x.shape, outputs, *flags, int(gated), epsilon, offset, tensors=tensors, shape=shape)
 
 
 def build(variant: str, folder: Path) -> Driver:

@@ -8,14 +8,18 @@ import pytest
 import torch
 
 from export.bundle import open_bundle
+from export.checkpoint import open_checkpoint
 from export.config import GRAPHS
 from export.errors import BackendError, BundleError
 from export.ops import native
 from runtime_py import bench
 from runtime_py.backends.executorch import ExecutorchBackend
+from runtime_py.load import backend_of_bundle
+from tests.numerics import DEMO, max_error
 
 ROOT = Path(__file__).parents[2]
 IDS = torch.arange(4)
+ANOTHER_ROUNDING = 0.05  # of the largest logit: activations of 8 bits, some of which go to the next step after sums in another order
 
 
 @pytest.fixture
@@ -49,6 +53,8 @@ import sys, torch
 from export.bundle import open_bundle
 from export.errors import BackendError
 from runtime_py.backends.executorch import ExecutorchBackend
+from runtime_py.load import backend_of_bundle
+from tests.numerics import DEMO, max_error
 bundle = open_bundle(sys.argv[1])
 ExecutorchBackend(bundle, threads=3)
 ExecutorchBackend(bundle, threads=1).run("token_embedding", torch.arange(4))
@@ -86,6 +92,30 @@ def test_a_fused_bundle_names_the_operators_that_a_host_must_bring(tiny_fused_bu
     assert all(names < set(manifest.graphs[graph].operators) for graph, names in own.items())
     text = (tiny_fused_bundle / "README.md").read_text()
     assert all(name in text for name in manifest.custom_operators)
+
+
+def test_an_int4_decoder_of_our_operators_holds_every_weight_once(demo_fused_bundle):
+    """Read back from the file: all linears in int4 with half precision scales, and nothing in the delegate."""
+    decoder = open_bundle(demo_fused_bundle).manifest.graphs["decoder"]
+    assert {name for name in decoder.operators if name.startswith("mobile_videogpt")} == {
+        "mobile_videogpt::cached_attention.out", "mobile_videogpt::linear_int4.out"
+    }  # fmt: skip
+    (int4,) = (share for share in decoder.schemes if share.scheme == "int4")
+    model = open_checkpoint(str(DEMO)).load(parts=("decoder",)).decoder
+    weights = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, torch.nn.Linear))
+    assert (int4.weights, int4.bytes) == (weights, weights // 2 + weights // 32 * 2)
+    assert decoder.bytes < int4.bytes * 1.5 + 2**22  # and no second copy beside them; the rotation takes most of the rest
+
+
+def test_a_prompt_of_several_calls_is_one_prompt(demo_fused_bundle, demo_bundle):
+    """The decoder takes 512 tokens at once; the bundle's logits do not depend on how a prompt is cut."""
+    for folder in (demo_fused_bundle, demo_bundle):
+        backend = backend_of_bundle(open_bundle(folder))
+        embeds = torch.randn(1200, backend.config.decoder.width, generator=torch.Generator().manual_seed(0)) * 0.5
+        whole = backend.decode(embeds, 0).clone()
+        for start in range(0, 1200, 300):
+            parts = backend.decode(embeds[start : start + 300], start)
+        assert max_error(parts, whole) <= ANOTHER_ROUNDING
 
 
 def test_a_fused_bundle_without_its_operators_is_one_clear_line(tiny_fused_bundle, monkeypatch, capsys):

@@ -29,13 +29,15 @@ def eager():
     return backend_of_checkpoint(open_checkpoint(DEMO))
 
 
-@pytest.fixture(params=["eager", "stock", "fused", pytest.param("coreml", marks=pytest.mark.full)])
+@pytest.fixture(params=["eager", "stock", "fused", "fused int4", pytest.param("coreml", marks=pytest.mark.full)])
 def backend(request):
     """Makes the same backend again and again, as other processes would."""
     if request.param == "eager":
         return eager
-    bundle = {"stock": "demo_bundle", "fused": "tiny_fused_bundle", "coreml": "tiny_coreml_int4_bundle"}[request.param]
-    folder = request.getfixturevalue(bundle)
+    bundles = {"stock": "demo_bundle", "fused": "tiny_fused_bundle", "fused int4": "demo_fused_bundle", "coreml": "tiny_coreml_int4_bundle"}
+    folder = request.getfixturevalue(bundles[request.param])
+        request.param
+    ]
     return lambda: backend_of_bundle(open_bundle(folder))
 
 
