@@ -34,10 +34,8 @@ def backend(request):
     """Makes the same backend again and again, as other processes would."""
     if request.param == "eager":
         return eager
-    bundles = {"stock": "demo_bundle", "fused": "tiny_fused_bundle", "fused int4": "demo_fused_bundle", "coreml": "tiny_coreml_int4_bundle"}
-    folder = request.getfixturevalue(bundles[request.param])
-        request.param
-    ]
+    names = {"stock": "demo", "fused": "tiny_fused", "fused int4": "demo_fused", "coreml": "tiny_coreml_int4"}
+    folder = request.getfixturevalue(f"{names[request.param]}_bundle")
     return lambda: backend_of_bundle(open_bundle(folder))
 
 
