@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from runtime_py.backends.base import GraphBackend, Graphs
 
+_IMPORTED = time.perf_counter()
 SETTLE_S = 0.2  # the threads of whoever ran before spin for a while, and would take a core from the next
 
 
@@ -67,6 +69,15 @@ class TimedBackend(Graphs):
         self._backend.synchronize()
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
         return output
+
+
+def process_age_s() -> float:
+    """Seconds since this process began; where the system does not say, since this module was imported."""
+    stat, uptime = Path("/proc/self/stat"), Path("/proc/uptime")
+    if stat.is_file() and uptime.is_file():
+        began = int(stat.read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")  # field 22, in ticks since the system began
+        return float(uptime.read_text().split()[0]) - began
+    return time.perf_counter() - _IMPORTED
 
 
 def peak_rss_bytes() -> int:
