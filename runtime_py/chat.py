@@ -140,8 +140,9 @@ class Chat:
         asked, forgotten = time.perf_counter(), self.session.forgotten
         ids = self.session.ask(question, self.sampler, self.max_new_tokens)
         if self.session.forgotten > forgotten:
-            note = f"note: the context is full: the first {self.session.forgotten} questions are forgotten, the video is not"
-            print(note, file=sys.stderr, flush=True)
+            count = self.session.forgotten
+            questions = "first question is" if count == 1 else f"first {count} questions are"
+            print(f"note: the context is full: the {questions} forgotten, the video is not", file=sys.stderr, flush=True)
         try:
             while (token := next(ids, None)) is not None:
                 speed.add(time.perf_counter() - asked)

@@ -204,9 +204,31 @@ def test_a_full_context_ends_the_answer_and_not_the_conversation(short_checkpoin
     asked(monkeypatch, "Why?\nAnd now?\n")
     assert chat.main(arguments(checkpoint=short_checkpoint)) == 0
     captured = capsys.readouterr()
-    assert captured.out.count("\n") == 1 and len(captured.out) > 5
+    first, second = captured.out.splitlines()
+    assert len(first) > 5 and len(second) > 5  # the video is kept, the first question is not
     errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 2 and all("context" in line for line in errors)
+    assert len(errors) == 2 and all("context" in line and "cut" in line for line in errors)
+    assert [line for line in captured.err.splitlines() if line.startswith("note: ")] == [
+        "note: the context is full: the first question is forgotten, the video is not"
+    ]
+
+
+def test_a_video_that_was_watched_before_is_answered_about_at_once(short_checkpoint, tmp_path, capsys):
+    """The second process reads no frame and runs no encoder; a damaged file is watched again."""
+    cache = ["--cache", str(tmp_path / "watched")]
+    run = lambda: chat.main(arguments("--prompt", "Why?", "--max-new-tokens", 3, *cache, checkpoint=short_checkpoint))  # noqa: E731
+    assert run() == 0
+    first = capsys.readouterr()
+    assert "key frames" in first.err and "prefill and keeping" in first.err
+    assert run() == 0
+    second = capsys.readouterr()
+    assert second.out == first.out and "watched before" in second.err and "image_encoder" not in second.err
+    (file,) = (tmp_path / "watched").iterdir()
+    file.write_bytes(b"damaged")
+    assert run() == 0
+    assert capsys.readouterr().out == first.out
+    assert chat.main(arguments(*cache, "--cache-limit", "0", checkpoint=short_checkpoint)) == 2
+    assert "--cache-limit 0" in capsys.readouterr().err
 
 
 def test_too_long_a_question_leaves_the_conversation_as_it_was(short_checkpoint, monkeypatch, capsys):
