@@ -23,6 +23,7 @@ from runtime_py.timing import peak_rss_bytes
 
 def main(bundle: str, threads: int) -> None:
     backend = backend_of_bundle(open_bundle(Path(bundle)), threads)
+    torch.set_num_threads(1)  # as `runtime_py.load` has it for commands that run one bundle alone
     context = Context.make(backend, backend.max_context).filling  # [S, D]
     held = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,10 +37,12 @@ class Sampler:
 
     def __call__(self, logits: Tensor) -> int:
         logits = logits.detach().float().cpu()
-        if not torch.isfinite(logits).all():
+        # NumPy has no threads: PyTorch's would spin for a while after each reduction and take a core from the next step's graph.
+        values = logits.numpy()
+        if not np.isfinite(values).all():
             raise BundleError("the decoder gave logits that are not finite: build the bundle again, with fp32 or another recipe")
         if self.temperature == 0:
-            return int((logits == logits.max()).nonzero()[0])  # argmax promises no order among equals
+            return int(values.argmax())  # the first of equals
         # From the best logit down and in float64: a tiny temperature must neither overflow the quotient nor round to 0 itself.
         scaled = (logits - logits.max()).double() / self.temperature
         probabilities = torch.softmax(scaled.float(), dim=-1)
