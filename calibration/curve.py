@@ -12,7 +12,7 @@ from pathlib import Path
 
 from export.arguments import ArgumentParser
 from export.errors import ExportError, command
-from runtime_py.files import replacing
+from runtime_py.files import write_text
 from runtime_py.plots import lines
 
 
@@ -35,8 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ExportError(f"{args.log} is no log of the decoder's training: {error}") from error
     if len(points) < 2:
         raise ExportError(f"{args.log} has fewer than two validations")
-    with replacing(args.out) as file:
-        file.write(curve(sorted(points.items())).encode())
+    write_text(args.out, curve(sorted(points.items())))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from export.quant.recipe import SCHEMES
 from export.quant.rounding import dequantize, quantize
 from export.quant.statistics import InputStatistics
 from runtime_py.agreement import Agreement
-from runtime_py.files import check_writable, replacing
+from runtime_py.files import check_writable, write_text
 
 INT4 = SCHEMES["int4"]
 SCALE_DTYPE = torch.bfloat16
@@ -127,8 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     print(table(rows))
     if args.json:
         data = {name: vars(agreement) | {"output_error": loss} for name, (agreement, loss) in rows.items()}
-        with replacing(args.json) as file:
-            file.write((json.dumps(data, indent=2) + "\n").encode())
+        write_text(args.json, json.dumps(data, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from export.quant.gptq import gptq
 from export.quant.presets import PRESETS
 from export.quant.recipe import GPTQ, LINEAR, ROUNDINGS, SCHEMES, Recipe, Rule
 from export.quant.rounding import dequantize, quantize
-from runtime_py.files import check_writable, replacing
+from runtime_py.files import check_writable, write_text
 
 INT4, INT8 = SCHEMES["int4"], SCHEMES["int8"]
 SCALE_BYTES = 2  # each
@@ -116,8 +116,7 @@ def main(argv: list[str] | None = None) -> None:
         mark = "  int8" if one in chosen else ""
         print(f"{one.layer:<28} {one.kl_int4:>10.6f} {one.kl_int8:>10.6f} {one.bytes_int8 - one.bytes_int4:>11,}{mark}")
     data = recipe(args.out.stem, chosen, args.rounding).to_json()
-    with replacing(args.out) as file:
-        file.write((json.dumps(data, indent=2) + "\n").encode())
+    write_text(args.out, json.dumps(data, indent=2) + "\n")
     more = sum(one.bytes_int8 - one.bytes_int4 for one in chosen)
     print(f"{args.out}: {len(chosen)} of {len(found)} layers in int8, {more:,} bytes more than {base:,}")
 

@@ -30,7 +30,7 @@ from export.config import FRAMES, IMAGE_SIZE, IMAGE_TOKENS_PLACEHOLDER
 from export.errors import ExportError, PromptError, command
 from runtime_py import peers
 from runtime_py.backends.base import GraphBackend, Graphs
-from runtime_py.files import check_writable, replacing
+from runtime_py.files import check_writable, write_text
 from runtime_py.load import add_source_arguments, open_source
 from runtime_py.sampling import Sampler
 from runtime_py.stages import Pixels, embed, prompt_embeds, visual_tokens
@@ -216,8 +216,7 @@ def main(argv: list[str] | None = None) -> None:
         print(peers.table(report["peers_s"]), file=sys.stderr)
     line = json.dumps(report, allow_nan=False)
     if args.json is not None:
-        with replacing(args.json) as file:
-            file.write((line + "\n").encode())
+        write_text(args.json, line + "\n")
     print(line)
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from export.arguments import ArgumentParser
 from export.bundle import open_bundle
 from export.errors import BackendError, ExportError, command
-from runtime_py.files import check_writable, replacing
+from runtime_py.files import check_writable, write_text
 from runtime_py.load import check_threads
 from runtime_py.plots import lines
 from runtime_py.timing import take_turns
@@ -187,12 +187,10 @@ def main(argv: list[str] | None = None) -> None:
     }
     if args.plot is not None:
         series = {name: [(context, 1e3 * seconds[f"decode {context}"][name]) for context in contexts] for name in names}
-        with replacing(args.plot) as file:
-            file.write(lines(series, "tokens of context", "milliseconds of a token").encode())
+        write_text(args.plot, lines(series, "tokens of context", "milliseconds of a token"))
     line = json.dumps(report)
     if args.json is not None:
-        with replacing(args.json) as file:
-            file.write((line + "\n").encode())
+        write_text(args.json, line + "\n")
     print(line)
 
 

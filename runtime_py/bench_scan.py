@@ -28,7 +28,7 @@ from export.errors import BackendError, ExportError, command
 from export.ops import native
 from export.ops.selective_scan import selective_scan_fused, selective_scan_looped, selective_scan_sequential, selective_scan_unrolled
 from runtime_py.backends.executorch import load_method, use_threads
-from runtime_py.files import check_writable, replacing
+from runtime_py.files import check_writable, write_text
 from runtime_py.load import check_threads
 from runtime_py.plots import lines
 from runtime_py.timing import take_turns, timed
@@ -164,8 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     line = json.dumps({"forms_s": by_form, "lengths_s": by_length, "threads": threads})
     for path, text in ((args.plot, plot(by_length)), (args.json, line + "\n")):
         if path is not None:
-            with replacing(path) as file:
-                file.write(text.encode())
+            write_text(path, text)
     print(line)
 
 

@@ -17,13 +17,12 @@ import torch
 
 from export.bundle import open_bundle
 from runtime_py.bench import Context
-from runtime_py.load import backend_of_bundle
+from runtime_py.load import alone, backend_of_bundle
 from runtime_py.timing import peak_rss_bytes
 
 
 def main(bundle: str, threads: int) -> None:
-    backend = backend_of_bundle(open_bundle(Path(bundle)), threads)
-    torch.set_num_threads(1)  # as `runtime_py.load` has it for commands that run one bundle alone
+    backend = alone(backend_of_bundle(open_bundle(Path(bundle)), threads))
     context = Context.make(backend, backend.max_context).filling  # [S, D]
     held = 0
 

@@ -29,7 +29,7 @@ from export.errors import AnnotationError, ExportError, command
 from export.progress import Progress
 from runtime_py.annotations import Item, by_clip, check_videos, find_video, read_annotations
 from runtime_py.backends.base import GraphBackend
-from runtime_py.files import check_writable, replacing
+from runtime_py.files import check_writable, write_text
 from runtime_py.load import add_compute_units_argument, backend_of_bundle, backend_of_checkpoint, check_threads, load_tokenizer
 from runtime_py.scoring import is_right, paired_difference, wilson, word_f1
 from runtime_py.session import Session
@@ -122,8 +122,7 @@ class ResultFile:
     def _rewrite(self) -> None:
         """Without a line that was cut short, so that what follows begins a line of its own."""
         lines = [json.dumps(self.header), *(json.dumps(dataclasses.asdict(result)) for result in self.results.values())]
-        with replacing(self.path) as file:
-            file.write(("\n".join(lines) + "\n").encode())
+        write_text(self.path, "\n".join(lines) + "\n")
 
     def open(self) -> TextIO:
         if not self.path.exists():
@@ -260,8 +259,7 @@ def main(argv: list[str] | None = None) -> None:
         file = ResultFile(out / f"{contender.name}{suffix}.jsonl", contender.identity, asked)
         results[contender.name] = evaluate(contender, items, args.videos, file, args.ablate)
     if args.json:
-        with replacing(args.json) as file:
-            file.write((json.dumps(summary(items, results), indent=2) + "\n").encode())
+        write_text(args.json, json.dumps(summary(items, results), indent=2) + "\n")
     print(table(items, results))
 
 

@@ -38,3 +38,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A whole text as `path`, or `path` as it was; errors as `replacing`."""
+    with replacing(path) as file:
+        file.write(text.encode())

@@ -59,7 +59,7 @@ def find_source(args: argparse.Namespace) -> tuple[Callable[[], GraphBackend], P
         bundle = open_bundle(args.bundle, verify=args.verify)
         tokenizer_file = bundle.folder / "tokenizer.json" if "tokenizer.json" in bundle.manifest.files else None
         check_compute_units(bundle, args.compute_units)
-        return lambda: _alone(backend_of_bundle(bundle, args.threads, args.device, args.compute_units)), tokenizer_file
+        return lambda: alone(backend_of_bundle(bundle, args.threads, args.device, args.compute_units)), tokenizer_file
     if args.compute_units is not None:
         raise BackendError("--compute-units is for coreml bundles: leave it out, a checkpoint is run by PyTorch")
     checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
@@ -75,7 +75,7 @@ def check_compute_units(bundle: Bundle, units: str | None) -> None:
     check_macos(units)
 
 
-def _alone(backend: GraphBackend) -> GraphBackend:
+def alone(backend: GraphBackend) -> GraphBackend:
     """A backend that has the process to itself: PyTorch then only copies and chooses, and its threads, which spin for a while after
     each of that, would take the cores from ExecuTorch's (a step of the 0.5B size takes a third longer with them)."""
     import torch

@@ -28,7 +28,7 @@ from export.model.mobile_videogpt import MobileVideoGPT
 from export.progress import Progress
 from export.tolerances import COARSENESS
 from runtime_py.dump import read_frames_array, read_ids_array
-from runtime_py.files import check_writable, replacing
+from runtime_py.files import check_writable, write_text
 from runtime_py.ladder import climb, failure, table
 from runtime_py.load import (
     INTERPRETED,
@@ -201,8 +201,7 @@ def main(argv: list[str] | None = None) -> None:
     print(report(ladders))
     if args.json:
         rungs = [dataclasses.asdict(rung) | {"backend": name} for name, ladder in ladders.items() for rung in ladder]
-        with replacing(args.json) as file:
-            file.write((json.dumps(rungs, indent=1) + "\n").encode())
+        write_text(args.json, json.dumps(rungs, indent=1) + "\n")
     if why := first_failure(ladders):
         raise ParityError(f"{bundle.folder}: {why}")
 

@@ -19,7 +19,7 @@ from export.config import CHUNK_FRAMES, IMAGE_TOKENS_PLACEHOLDER
 from export.model.prompt import Encode, first_turn, next_turn, opening_ids, question_ids, split_at_visual_tokens, tokenize
 from runtime_py.backends.base import GraphBackend
 from runtime_py.sampling import Sampler
-from runtime_py.stages import Pixels, check_fits, embed, prompt_embeds, visual_tokens
+from runtime_py.stages import Pixels, check_fits, embed, fits, prompt_embeds, visual_tokens
 from runtime_py.timing import TimedBackend
 
 MAX_NEW_TOKENS = 1024  # the release's limit
@@ -125,7 +125,7 @@ class Session:
         encode = self._tokenizer()
         ids = tokenize(next_turn(question) if self.position else first_turn(question), encode)
         if not self._fits(ids):
-            self._check_fits_alone(tokenize(first_turn(question), encode))
+            check_fits(self.backend, 0, self._tokens(tokenize(first_turn(question), encode)))
         return ids
 
     def ask(self, question: str, sampler: Sampler | None = None, max_new_tokens: int = MAX_NEW_TOKENS) -> Iterator[int]:
@@ -177,7 +177,7 @@ class Session:
                 continue
             ids = [*opening, IMAGE_TOKENS_PLACEHOLDER, *first.first, *first.answer]
             for one in later:
-                ids += [*one.later, *one.answer]  # type: ignore[misc]
+                ids += [*(one.later or ()), *one.answer]
             if not kept or self._tokens(ids) + ANSWER_ROOM <= self.backend.max_context:
                 return kept, ids
         raise AssertionError("a turn in words fits by itself: prompt_ids checks it")
@@ -206,14 +206,10 @@ class Session:
         return sum(token >= 0 for token in ids) + self.backend.config.visual_tokens
 
     def _fits(self, ids: Sequence[int]) -> bool:
-        position, new = self._growth(ids)
-        return position + new < self.backend.max_context
+        return fits(self.backend, *self._growth(ids))
 
     def _check_fits(self, ids: Sequence[int]) -> None:
         check_fits(self.backend, *self._growth(ids))
-
-    def _check_fits_alone(self, ids: Sequence[int]) -> None:
-        check_fits(self.backend, 0, self._tokens(ids))
 
     def _growth(self, ids: Sequence[int]) -> tuple[int, int]:
         """Tokens in the cache, and how many come behind them."""

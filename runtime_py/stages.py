@@ -107,9 +107,14 @@ def check_vocabulary(backend: GraphBackend, ids: Sequence[int]) -> None:
         raise PromptError(f"id {outside[0]} is outside the vocabulary of {vocabulary}: tokenize with the checkpoint's own tokenizer")
 
 
+def fits(backend: GraphBackend, position: int, new: int) -> bool:
+    """Whether `new` tokens behind `position` leave room for one token of answer."""
+    return position + new < backend.max_context
+
+
 def check_fits(backend: GraphBackend, position: int, new: int) -> None:
-    """Raise PromptError where `new` tokens behind `position` do not leave room for one token of answer."""
-    if position + new >= backend.max_context:
+    """Raise PromptError where `fits` does not hold."""
+    if not fits(backend, position, new):
         raise PromptError(
             f"{new} tokens {f'after {position} ' if position else ''}do not fit the context of {backend.max_context} tokens, "
             f"of which the video takes {backend.config.visual_tokens}: "

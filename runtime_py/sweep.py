@@ -28,7 +28,7 @@ from export.errors import AnnotationError, ExportError, command
 from export.progress import Progress
 from runtime_py.agreement import compare
 from runtime_py.annotations import read_annotations
-from runtime_py.files import replacing
+from runtime_py.files import write_text
 from runtime_py.gates import Questions
 from runtime_py.load import backend_of_bundle, backend_of_checkpoint, load_tokenizer
 from runtime_py.plots import scatter
@@ -188,8 +188,7 @@ def main(argv: list[str] | None = None) -> None:
         if name not in state["rows"]:
             row = measure(name, folder, target, Path(recipe).stem, questions, expected, checkpoint.tokenizer_file)
             state["rows"][name] = dataclasses.asdict(row)
-            with replacing(state_file) as file:
-                file.write(json.dumps(state, indent=2).encode())
+            write_text(state_file, json.dumps(state, indent=2))
         progress.end(f"{name}: measured")
     progress.close()
     rows = [Row(**row) for row in state["rows"].values()]
@@ -197,8 +196,7 @@ def main(argv: list[str] | None = None) -> None:
     front = pareto(rows)
     points = [(row.bundle_bytes / 1e6, row.kl, f"{row.target} {row.recipe}", row.name in front) for row in rows]
     for file_name, content in (("sweep.md", text + "\n"), ("sweep.svg", scatter(points, "bundle, MB", "mean KL from the model, nats"))):
-        with replacing(args.out / file_name) as file:
-            file.write(content.encode())
+        write_text(args.out / file_name, content)
     print(text)
 
 
