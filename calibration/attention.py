@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from calibration.encoders import IGNORE, MOTIONS
 from calibration.scenes import COLOURS, Scene, Shape
 from export.config import FRAMES, IMAGE_POOL_SIDE
 
@@ -86,3 +87,12 @@ def looks_of_answers(scene: Scene, shown: Shown, ids: np.ndarray, targets: np.nd
         if target >= 0 and at is not None:
             looks[0, i] = at
     return looks
+
+
+def motions_of_names(scene: Scene, ids: np.ndarray, words: dict[int, str]) -> np.ndarray:
+    """How the shape moves that a token names, as a number of MOTIONS; int64 [Q], IGNORE where it names none of the scene's."""
+    motions = np.full(len(ids), IGNORE, np.int64)
+    for shape in scene.shapes:
+        says = np.array([words.get(int(token)) in (shape.kind, shape.colour) for token in ids])
+        motions[says] = MOTIONS.index(shape.motion)
+    return motions

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,16 @@ class Branches:
     places: np.ndarray
     branch: np.ndarray
     targets: np.ndarray
+
+
+class Outcome(NamedTuple):
+    """What `branch_logits` finds at each token of the branches: logits [B, Q, V], hidden states behind the first layer [B, Q, D], and how
+    much attention misses the tokens that it is to look at: the sum over the `Looks` of the mean of -log of the share that they get, over
+    the tokens that are to look at any."""
+
+    logits: Tensor
+    early: Tensor
+    missed: Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +98,9 @@ def visual_prefix(model: MobileVideoGPT, before: Sequence[int], image: Tensor, p
 
 def branch_logits(
     model: MobileVideoGPT, prefix: Tensor, branches: Branches, kept: Tensor | None = None, looks: Looks = NO_LOOKS
-) -> tuple[Tensor, Tensor]:
-    """Logits at every token of the branches, [B, Q, V]; prefix [B, P, D]. With `kept`, ascending places [B, K], only those tokens of each
-    prefix are there, each at its place.
-
-    With `looks` also how much attention misses the tokens that a token is to look at: the sum over `looks` of the mean of -log of the
-    share that they get, over the tokens that are to look at any.
-    """
+) -> Outcome:
+    """Run the branches behind their prefixes [B, P, D]. With `kept`, ascending places [B, K], only those tokens of each prefix are there,
+    each at its place."""
     places = torch.from_numpy(branches.places) + prefix.shape[1]  # [B, Q]
     kept = torch.arange(prefix.shape[1]).expand(len(prefix), -1) if kept is None else kept
     prefix = prefix.gather(1, kept[..., None].expand(-1, -1, prefix.shape[2]))
@@ -103,7 +110,7 @@ def branch_logits(
     own = (branch[:, :, None] == branch[:, None]) & (places[:, :, None] >= places[:, None])  # [B, Q, Q]
     sees = torch.cat([own.new_ones(*own.shape[:2], length), own], dim=-1)[:, None]  # [B, 1, Q, P + Q]
     x, y = prefix, model.token_embedding(torch.from_numpy(branches.ids))
-    missed = x.new_zeros(())
+    early, missed = y, x.new_zeros(())
     for i, layer in enumerate(model.decoder.layers):
         last = i + 1 == len(model.decoder.layers)
         q, k, v = _heads(layer, x, cos[kept][:, None], sin[kept][:, None], keys_only=last)
@@ -118,7 +125,8 @@ def branch_logits(
             x = _rest(layer, x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
         seen = F.scaled_dot_product_attention(q2, torch.cat([k, k2], 2), torch.cat([v, v2], 2), attn_mask=sees)
         y = _rest(layer, y, seen)
-    return model.decoder.head(model.decoder.norm(y)), missed
+        early = y if i == 0 else early
+    return Outcome(model.decoder.head(model.decoder.norm(y)), early, missed)
 
 
 def _missed(q: Tensor, k: Tensor, sees: Tensor, looks: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from calibration.attention import MOVING, Shown, few_places, looks_at_shapes, looks_back, looks_of_answers
-from calibration.encoders import patch_targets
+from calibration.attention import MOVING, Shown, few_places, looks_at_shapes, looks_back, looks_of_answers, motions_of_names
+from calibration.encoders import IGNORE, MOTIONS, patch_targets
 from calibration.features import FeatureStore
-from calibration.language import NO_LOOKS, Branches, Looks, branch_logits, pack, pad, visual_prefix
+from calibration.language import NO_LOOKS, Branches, Looks, Outcome, branch_logits, pack, pad, visual_prefix
 from calibration.questions import Question, questions_about
 from calibration.scenes import COLOURS, SHAPES, Scene
 from calibration.training import LOG_EVERY, Schedule, Stage
@@ -25,8 +26,21 @@ QUESTIONS = 20  # about a clip in one step
 TWO_TURNS = 0.3  # share of conversations with a second question
 WITHOUT_IMAGE = WITHOUT_VIDEO = 0.1  # shares of clips where one branch says nothing: the other has to learn it too
 LOOK = 0.3  # weight of what attention misses, see calibration/attention.py
+MOTION = 0.5  # weight of how well a word that names a shape tells how that moves, behind the first layer
 WHOLE_FROM = 0.97  # share of the steps from which all image tokens are shown: before, a step takes a fifth of the time
 BATCH, VALIDATED = 4, 20  # clips
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """B clips: features image [B, 16, P, C] and pooled video [B, 2, 196, W], what each shows and which colour covers its image tokens
+    [16, 144], conversations about them."""
+
+    image: Tensor
+    pooled: Tensor
+    scenes: list[Scene]
+    covered: list[np.ndarray]
+    branches: Branches
 
 
 class LanguageTraining:
@@ -37,54 +51,67 @@ class LanguageTraining:
         self.words = {self.encode(f" {word}")[0]: word for word in (*COLOURS, *SHAPES, MOVING)}  # each is one token
         self.user = self.encode(USER)[1]  # the word behind the control token
         self.opening = opening_ids(self.encode)
+        self.readout = nn.Linear(model.config.decoder.width, len(MOTIONS))  # thrown away afterwards
+        nn.init.zeros_(self.readout.weight)  # not torch's own randomness, which the seed does not decide
+        nn.init.zeros_(self.readout.bias)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def run(self, schedule: Schedule, work: Path, seed: int) -> None:
         parts = {name: getattr(self.model, name) for name in ("image_projector", "video_projector", "token_embedding", "decoder")}
-        stage = Stage("language", work, nn.ModuleDict(parts), schedule, seed)
+        stage = Stage("language", work, nn.ModuleDict({**parts, "readout": self.readout}), schedule, seed)
         for rng in stage.steps():
-            clips = rng.integers(len(self.train.clips), size=BATCH)
-            loss, _ = self._loss(self.train, clips, rng, taught=True, few=stage.step < WHOLE_FROM * schedule.steps)
+            batch = self._batch(self.train, rng.integers(len(self.train.clips), size=BATCH), rng)
+            loss = self._loss(batch, rng, few=stage.step < WHOLE_FROM * schedule.steps)
             loss.backward()
             stage.report(loss.item())
             if stage.step % LOG_EVERY == 0:
                 stage.log(validation=self._validate())
 
-    def _loss(
-        self, store: FeatureStore, clips: np.ndarray, rng: np.random.Generator, taught: bool, few: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Mean cross entropy of the answers' tokens, and for each of them whether the best guess is right. `taught`: with what attention
-        misses, and with some clips' image or video tokens taken away."""
-        image = torch.stack([store.image(clip) for clip in clips]).float()  # [B, 16, P, C]
-        pooled = torch.stack([store.video(clip) for clip in clips]).float()  # [B, 2, 196, W]
-        if taught:
-            draws = rng.random(len(clips))
-            image[torch.from_numpy(draws < WITHOUT_IMAGE)] = 0
-            pooled[torch.from_numpy(draws > 1 - WITHOUT_VIDEO)] = 0
-        scenes = [store.clips.clips[clip] for clip in clips]
-        branches = pad([pack(_conversations(clip.scene, rng), self.encode) for clip in scenes])
-        targets = torch.from_numpy(branches.targets)
-        covered = [patch_targets(clip.scene, clip.tracks, IMAGE_POOL_SIDE)[..., 1].numpy() for clip in scenes]  # [16, 144]: colours
-        whole = np.arange(len(self.opening) + self.model.config.visual_tokens)
-        kept = [few_places(len(self.opening), self.model.config.visual_tokens, cover, rng) if few else whole for cover in covered]
-        looks = self._looks([clip.scene for clip in scenes], covered, kept, branches, len(self.opening), back=few) if taught else NO_LOOKS
-        with torch.autocast("cpu", torch.bfloat16):
-            prefix = visual_prefix(self.model, self.opening, image, pooled)
-            places = torch.from_numpy(np.stack(kept))
-            logits, missed = branch_logits(self.model, prefix, branches, places, looks)
-        said = targets >= 0
-        logits = logits[said].float()
-        return F.cross_entropy(logits, targets[said]) + LOOK * missed, logits.argmax(-1) == targets[said]
+    def _batch(self, store: FeatureStore, clips: np.ndarray, rng: np.random.Generator) -> Batch:
+        chosen = [store.clips.clips[clip] for clip in clips]
+        return Batch(
+            image=torch.stack([store.image(clip) for clip in clips]).float(),
+            pooled=torch.stack([store.video(clip) for clip in clips]).float(),
+            scenes=[clip.scene for clip in chosen],
+            covered=[patch_targets(clip.scene, clip.tracks, IMAGE_POOL_SIDE)[..., 1].numpy() for clip in chosen],
+            branches=pad([pack(_conversations(clip.scene, rng), self.encode) for clip in chosen]),
+        )
 
-    def _looks(
-        self, scenes: list[Scene], covered: list[np.ndarray], kept: list[np.ndarray], branches: Branches, before: int, back: bool
-    ) -> Looks:
-        """Where the tokens of several clips are to look; what they cover and which are kept, for each. Without `back` the prefix is left to
-        itself: of all its tokens to all would take gigabytes."""
-        shown = [Shown(cover, places, before) for cover, places in zip(covered, kept)]
-        per_clip = list(zip(scenes, shown, branches.ids, branches.targets))
+    def _loss(self, batch: Batch, rng: np.random.Generator, few: bool) -> Tensor:
+        """Of the answers' tokens, of what attention misses, of what names tell of motion; some clips' image or video tokens taken away."""
+        draws = rng.random(len(batch.scenes))
+        batch.image[torch.from_numpy(draws < WITHOUT_IMAGE)] = 0
+        batch.pooled[torch.from_numpy(draws > 1 - WITHOUT_VIDEO)] = 0
+        before, visual = len(self.opening), self.model.config.visual_tokens
+        whole = np.arange(before + visual)
+        kept = [few_places(before, visual, cover, rng) if few else whole for cover in batch.covered]
+        outcome = self._run(batch, torch.from_numpy(np.stack(kept)), self._looks(batch, kept, back=few))
+        losses = [F.cross_entropy(logits, wanted) for logits, wanted in (self._answers(batch, outcome), self._motions(batch, outcome))]
+        return losses[0] + MOTION * losses[1] + LOOK * outcome.missed
+
+    def _run(self, batch: Batch, kept: Tensor | None = None, looks: Looks = NO_LOOKS) -> Outcome:
+        with torch.autocast("cpu", torch.bfloat16):
+            prefix = visual_prefix(self.model, self.opening, batch.image, batch.pooled)
+            return branch_logits(self.model, prefix, batch.branches, kept, looks)
+
+    def _answers(self, batch: Batch, outcome: Outcome) -> tuple[Tensor, Tensor]:
+        """Logits [N, V] of the tokens of all answers, and what they should be [N]."""
+        targets = torch.from_numpy(batch.branches.targets)
+        return outcome.logits[targets != IGNORE].float(), targets[targets != IGNORE]
+
+    def _motions(self, batch: Batch, outcome: Outcome) -> tuple[Tensor, Tensor]:
+        """The same of the motion of each shape that a word names: [N, motions], [N]."""
+        of_clips = [motions_of_names(scene, ids, self.words) for scene, ids in zip(batch.scenes, batch.branches.ids)]
+        targets = torch.from_numpy(np.stack(of_clips))
+        return self.readout(outcome.early[targets != IGNORE].float()), targets[targets != IGNORE]
+
+    def _looks(self, batch: Batch, kept: list[np.ndarray], back: bool) -> Looks:
+        """Where the tokens of several clips are to look. Without `back` the prefix is left to itself: of all its tokens to all would take
+        gigabytes."""
+        shown = [Shown(cover, places, len(self.opening)) for cover, places in zip(batch.covered, kept)]
+        per_clip = list(zip(batch.scenes, shown, batch.branches.ids, batch.branches.targets))
         words = [looks_at_shapes(scene, clip, ids, self.words) for scene, clip, ids, _ in per_clip]
         answers = [looks_of_answers(scene, clip, ids, targets, self.words, self.user) for scene, clip, ids, targets in per_clip]
         looks = (words, answers, [looks_back(scene, clip) for scene, clip, *_ in per_clip] if back else None)
@@ -92,12 +119,15 @@ class LanguageTraining:
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
-        """The share of right answer tokens over some validation clips."""
-        right = []
+        """Over some validation clips: the share of right answer tokens, and of names that tell the motion."""
+        right: dict[str, list[Tensor]] = {"tokens": [], "motions": []}
         for start in range(0, min(VALIDATED, len(self.validation.clips)), BATCH):
             clips = np.arange(start, min(start + BATCH, len(self.validation.clips)))
-            right.append(self._loss(self.validation, clips, np.random.default_rng(start), taught=False)[1])
-        return {"tokens": round(float(torch.cat(right).float().mean()), 4)}
+            batch = self._batch(self.validation, clips, np.random.default_rng(start))
+            outcome = self._run(batch)
+            for name, (logits, wanted) in zip(right, (self._answers(batch, outcome), self._motions(batch, outcome))):
+                right[name].append(logits.argmax(-1) == wanted)
+        return {name: round(float(torch.cat(found).float().mean()), 4) for name, found in right.items()}
 
 
 def _conversations(scene: Scene, rng: np.random.Generator) -> list[list[Question]]:

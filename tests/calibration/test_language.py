@@ -54,7 +54,7 @@ def test_packed_logits_are_the_decoders(model, encode, asked):
     packs = [pack([[asked[0]], [asked[1], asked[2]]], encode), pack([[asked[3]]], encode)]
     with torch.inference_mode():
         prefix = visual_prefix(model, before, image, pooled)
-        logits, missed = branch_logits(model, prefix, pad(packs))
+        logits, _, missed = branch_logits(model, prefix, pad(packs))
         assert not missed
         for clip, packed in enumerate(packs):
             tokens = torch.cat([model.image_projector(image[clip]), model.video_projector(video[clip])])
@@ -101,7 +101,9 @@ def test_what_attention_misses_is_measured(model, encode, asked):
     half = everywhere.clone()
     half[..., 15:] = False
     with torch.inference_mode():
-        all_missed, half_missed = (float(branch_logits(model, prefix, packed, None, Looks(words=looks))[1]) for looks in (everywhere, half))
+        all_missed, half_missed = (
+            float(branch_logits(model, prefix, packed, None, Looks(words=looks)).missed) for looks in (everywhere, half)
+        )
     assert 0 < all_missed < half_missed
 
 
@@ -114,6 +116,6 @@ def test_the_prefix_too_is_told_where_to_look(model, encode, asked):
         back = torch.zeros(1, 2, 30, 30, dtype=torch.bool)
         back[:, 1, token, at] = True
         with torch.inference_mode():
-            return float(branch_logits(model, prefix, packed, None, Looks(back=back))[1])
+            return float(branch_logits(model, prefix, packed, None, Looks(back=back)).missed)
 
     assert abs(missed(0, 0)) < 1e-6 and missed(20, 3) > 0.1

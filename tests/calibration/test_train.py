@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from calibration import train
-from calibration.attention import MOVING, Shown, few_places, looks_at_shapes, looks_back, looks_of_answers
-from calibration.encoders import IGNORE, clip_targets, frame_targets, patch_targets, place_targets
+from calibration.attention import MOVING, Shown, few_places, looks_at_shapes, looks_back, looks_of_answers, motions_of_names
+from calibration.encoders import IGNORE, MOTIONS, clip_targets, frame_targets, patch_targets, place_targets
 from calibration.make_demo import demo_config, initial_weights
 from calibration.scenes import COLOURS, SHAPES, Scene, Shape, Track
 from calibration.training import Plan, Schedule
@@ -92,6 +92,14 @@ def test_an_answer_about_what_moves_looks_where_that_was_last_and_the_picture_wh
     assert len(late) and all(set(shown.frame[back[token]]) <= {0, 1, 2, 3} and back[token].any() for token in late)
     assert all((shown.colour[np.flatnonzero(row)] == colour).all() for row, colour in zip(back, shown.colour) if row.any())
     assert not np.triu(back, 1).any() and not back[shown.colour == 0].any()
+
+
+def test_a_word_that_names_a_shape_tells_how_that_moves(encode, words):
+    """Both its colour and its kind; names of what the scene does not have tell nothing."""
+    ids = np.array(encode("\nIs the red circle moving? Is the cyan ring? Is there a blue square?"))
+    motions = motions_of_names(SCENE, ids, words)
+    told = {words[int(token)]: MOTIONS[motion] for token, motion in zip(ids, motions) if motion != IGNORE}
+    assert told == {"red": "left", "circle": "left", "cyan": "still", "ring": "still"}
 
 
 @pytest.mark.full
