@@ -25,11 +25,11 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.components import COMPONENTS, Signature
 from export.components.base import Form
 from export.errors import CalibrationError, command
+from export.executorch_runtime import load_method
 from export.graph_passes import cheap_graph_passes
 from export.quant.apply import assign, quantizable_layers
 from export.quant.presets import PRESETS
 from export.quiet import quiet
-from runtime_py.backends.executorch import load_method
 from runtime_py.stages import Pixels
 from runtime_py.timing import take_turns, timed
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from export.arguments import ArgumentParser
 from export.errors import BackendError, ExportError, command
+from export.executorch_runtime import load_method, use_threads
 from export.ops import native
 from export.ops.selective_scan import selective_scan_fused, selective_scan_looped, selective_scan_sequential, selective_scan_unrolled
-from runtime_py.backends.executorch import load_method, use_threads
 from runtime_py.files import check_writable, write_text
 from runtime_py.load import check_threads
 from runtime_py.plots import lines

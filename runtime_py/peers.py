@@ -179,9 +179,9 @@ def _products(bundle: Bundle, graph: str, folder: Path) -> Seconds:
     """All linear layers of a graph, each kind in a program of its own; a kind with many layers runs some and is scaled up."""
     from export.backends.executorch import ExecutorchBackend
     from export.components import Signature
+    from export.executorch_runtime import load_method
     from export.quant.apply import Assignment
     from export.quant.recipe import LINEAR, SCHEMES
-    from runtime_py.backends.executorch import load_method
 
     parts = []
     for number, (product, count) in enumerate(linear_products(bundle, graph).items()):

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from export.executorch_runtime import load_method
 from export.quiet import quiet
 
 DEMO = Path(__file__).parents[1] / "calibration" / "demo" / "checkpoint"
@@ -35,26 +36,12 @@ def distinct_weights(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-@functools.cache
-def executorch_runtime():
-    """The process's runtime with the stock operator libraries, which each can be registered once."""
-    with quiet():
-        from executorch.runtime import Runtime
-
-        runtime = Runtime.get()
-        import executorch.kernels.quantized  # noqa: F401
-        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401
-    return runtime
-
-
 def load_pte(path: Path) -> Callable[..., Tensor]:
     """The program's method as a function of tensors; its cache, where it has one, begins empty."""
-    runtime = executorch_runtime()
-    with quiet():
-        method = runtime.load_program(path).load_method("forward")
+    method = load_method(path)
 
     def run(*inputs: Tensor) -> Tensor:
-        (output,) = method.execute([x.contiguous() for x in inputs])
+        (output,) = method([x.contiguous() for x in inputs])
         return output.clone()  # the next call may write where this output lies
 
     return run

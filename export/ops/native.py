@@ -32,7 +32,7 @@ from pathlib import Path
 
 from export.arguments import ArgumentParser
 from export.errors import NO_SPACE, BackendError, command
-from export.quiet import quiet
+from export.executorch_runtime import operator_names
 
 SOURCES = Path(__file__).parent
 SOURCE = SOURCES / "operators.cpp"
@@ -97,7 +97,7 @@ def load() -> None:
     """
     packages = find_packages()
     with _loading:
-        names = _registered()  # imports the runtime, which has to be in the process before its kernels
+        names = operator_names()  # imports the runtime, which has to be in the process before its kernels
         missing = operators() - names
         if not missing:
             return
@@ -110,7 +110,7 @@ def load() -> None:
             ctypes.CDLL(str(path))
         except OSError as error:
             raise BackendError(f"cannot load {path}: {error}; delete it, and it is built again") from None
-        if missing - _registered():
+        if missing - operator_names():
             raise BackendError(f"{path} did not register its operators: delete it, and it is built again")
 
 
@@ -165,13 +165,6 @@ def cache_folders() -> list[Path]:
     with contextlib.suppress(RuntimeError):  # a user without a home
         folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mobile-videogpt")
     return folders
-
-
-def _registered() -> set[str]:
-    with quiet():
-        from executorch.runtime import Runtime
-
-        return set(Runtime.get().operator_registry.operator_names)
 
 
 def _predefined(*compiler: str) -> str | None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
-import importlib.util
 import itertools
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from export.bundle import Bundle
 from export.errors import BackendError, BundleError, one_line
+from export.executorch_runtime import bindings, load_method, operator_names, use_threads
 from export.ops import native
 from export.ops.attention import KEY_LANES
-from export.quiet import quiet
 from runtime_py.backends.base import bundle_identity, copy_into
 
 INTERPRETED = "executorch_prim::"  # instructions of the runtime itself, present in every build
@@ -29,14 +26,12 @@ class ExecutorchBackend:
     device = "cpu"
 
     def __init__(self, bundle: Bundle, threads: int | None = None):
-        if importlib.util.find_spec("executorch") is None:
-            raise BackendError("this bundle needs the package executorch: pip install -e '.[executorch]'")
+        bindings()  # else nothing of this runs
         self.bundle = bundle
         self.config = bundle.manifest.config()
         self.identity = bundle_identity(bundle, self.name)
         self.max_context = bundle.manifest.decoder.max_context
         self._most_tokens = bundle.manifest.graphs["decoder"].dynamic_axes[0].maximum  # of one call
-        self._runtime = _runtime()
         if bundle.manifest.kernels == "fused":
             self._load_kernels()
         self._check_operators()
@@ -70,7 +65,7 @@ class ExecutorchBackend:
         for layer, part in itertools.product(range(self.config.decoder.layers), ("keys", "values")):
             name = f"layers.{layer}.attention.{part}"
             try:
-                yield name, method._method.get_attribute(name), own and part == "keys"
+                yield name, method.get_attribute(name), own and part == "keys"
             except RuntimeError as error:
                 raise BackendError(f"{self.bundle.folder}: its decoder's caches have no names: build the bundle again") from error
 
@@ -90,7 +85,7 @@ class ExecutorchBackend:
     def _execute(self, graph: str, *inputs: Tensor) -> Tensor:
         method = self._method(graph)
         try:
-            return method.execute(inputs)[0]
+            return method(inputs)[0]
         except RuntimeError as error:
             shapes = ", ".join(str(list(x.shape)) for x in inputs)
             raise BundleError(
@@ -120,7 +115,7 @@ class ExecutorchBackend:
             raise BackendError(line) from None
 
     def _check_operators(self) -> None:
-        present = self._runtime.operator_registry.operator_names
+        present = operator_names()
         for name, entry in self.bundle.manifest.graphs.items():
             missing = [op for op in entry.operators if op not in present and not op.startswith(INTERPRETED)]
             if missing:
@@ -128,52 +123,3 @@ class ExecutorchBackend:
                     f"{self.bundle.folder}: graph {name} needs the operator {missing[0]}, which this ExecuTorch lacks: "
                     "link the kernels that the manifest names, or build with --kernels stock"
                 )
-
-
-def load_method(path: Path) -> object:
-    """The method of a `.pte` file; `execute` runs it.
-
-    Raises:
-        RuntimeError: ExecuTorch cannot load it.
-    """
-    runtime = _runtime()
-    _process.has_graphs = True
-    with quiet():
-        return runtime.load_program(path).load_method("forward")
-
-
-class _Process:
-    """What all backends of this process share."""
-
-    has_graphs = False  # one was loaded: it holds a pointer to the thread pool
-
-
-_process = _Process()
-
-
-def use_threads(threads: int) -> None:
-    """Give the process's thread pool so many threads.
-
-    Raises:
-        BackendError: graphs were loaded with another number, and would be left with a pool that is gone.
-    """
-    with quiet():
-        from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count, _unsafe_reset_threadpool
-
-        current = _threadpool_get_thread_count()
-        if threads != current and not _process.has_graphs:
-            _unsafe_reset_threadpool(threads)
-    if threads != current and _process.has_graphs:
-        raise BackendError(f"--threads {threads}: this process has loaded graphs with {current} threads already; start another process")
-
-
-@functools.cache
-def _runtime() -> object:
-    """The process's runtime with the stock operator libraries registered, which each may happen once only."""
-    with quiet():
-        from executorch.runtime import Runtime
-
-        runtime = Runtime.get()
-        import executorch.kernels.quantized  # noqa: F401  (registers quantized_decomposed::*)
-        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401  (registers llama::*)
-    return runtime

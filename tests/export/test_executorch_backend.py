@@ -21,13 +21,14 @@ from export.backends.pte import read_pte
 from export.checkpoint import open_checkpoint, save_checkpoint
 from export.components import COMPONENTS, Form
 from export.errors import BundleError
+from export.executorch_runtime import operator_names
 from export.model.mobile_videogpt import MobileVideoGPT
 from export.model.qwen2 import KeyValueCache
 from export.plan import GraphPlan, plan_build
 from export.quant import coverage
 from export.quant.apply import derived_constants
 from export.quant.presets import PRESETS
-from tests.numerics import DEMO, distinct_weights, executorch_runtime, load_pte, max_error, rms_error
+from tests.numerics import DEMO, distinct_weights, load_pte, max_error, rms_error
 
 CONTEXT = 512  # tokens of the decoder's cache
 CASES = [("int4", name) for name in COMPONENTS] + [("fp32", "video_encoder"), ("fp32", "decoder")]
@@ -164,7 +165,7 @@ class TestOperators:
 
     @each_graph
     def test_every_operator_is_a_stock_one(self, recipe, name, lowered):
-        present = executorch_runtime().operator_registry.operator_names
+        present = operator_names()
         stock = ("aten", "dim_order_ops", "executorch_prim", "llama", "quantized_decomposed")
         for operator in lowered(recipe, name).artifact.operators:
             assert operator.split("::")[0] in stock

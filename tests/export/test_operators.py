@@ -12,7 +12,7 @@ from export.ops.selective_scan.fused import bidirectional_scan, selective_scan_f
 from export.quiet import quiet
 from tests.export.test_selective_scan import REGIMES
 from tests.kernels.driver import no_tool
-from tests.numerics import executorch_runtime, load_pte, max_error
+from tests.numerics import load_pte, max_error
 
 NAN = float("nan")
 SAME_SUMS = 1e-5  # relative: float32 rounding over the state's memory, and another exp
@@ -44,7 +44,6 @@ def kernels() -> None:
     reason = native.unavailable()
     if reason:
         no_tool(f"the operators cannot run in ExecuTorch here: {reason}")
-    executorch_runtime()
     native.load()
 
 

@@ -64,8 +64,8 @@ try:
     ExecutorchBackend(bundle, threads=2)
 except BackendError as error:
     print(error)
-from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count as count
-print(count())
+from export.executorch_runtime import bindings
+print(bindings()._threadpool_get_thread_count())
 """
     done = subprocess.run([sys.executable, "-c", program, tiny_bundle], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

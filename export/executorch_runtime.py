@@ -1,0 +1,88 @@
+"""ExecuTorch's runtime in this process, without its exporter.
+
+`import executorch.runtime` brings the whole exporter with it (torch._dynamo, torch._inductor, torchao): seconds and 140 MB for what runs
+no graph. Graphs are run by one extension module and two libraries of stock operators, which are loaded here by themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+from export.errors import BackendError
+from export.quiet import quiet
+
+OPERATOR_LIBRARIES = ("kernels/quantized", "extension/llm/custom_ops")  # quantized_decomposed::*, llama::*
+
+
+def package_folder() -> Path:
+    """Where executorch is installed. Raises BackendError where it is not."""
+    spec = importlib.util.find_spec("executorch")
+    if spec is None or not spec.submodule_search_locations:
+        raise BackendError("this needs the package executorch: pip install -e '.[executorch]'")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@functools.cache
+def bindings() -> ModuleType:
+    """The extension module, with the stock operators registered, which may happen once in a process; loading them twice does nothing.
+
+    Raises:
+        BackendError: executorch is not installed, or is none that this version knows.
+    """
+    folder = package_folder()
+    import torch  # whose libraries the extension module needs
+
+    with quiet():
+        try:
+            module = importlib.import_module("executorch.extension.pybindings._portable_lib")
+            for place in OPERATOR_LIBRARIES:
+                (library,) = (folder / place).rglob("*_ops_aot_lib.*")
+                torch.ops.load_library(str(library))
+        except (ImportError, OSError, ValueError) as error:
+            raise BackendError(
+                f"{folder} is no executorch that this version runs ({error}): install the one that pyproject.toml pins"
+            ) from error
+    return module
+
+
+def operator_names() -> set[str]:
+    """Every operator that graphs may use: `aten::add.out` and so on."""
+    return set(bindings()._get_operator_names())
+
+
+def load_method(path: Path) -> object:
+    """The method of a `.pte` file, mapped into memory: called with a list of tensors it gives a list of tensors.
+
+    Raises:
+        RuntimeError: ExecuTorch cannot load it.
+    """
+    _process.has_graphs = True
+    with quiet():
+        return bindings()._load_program(str(path)).load_method("forward")
+
+
+class _Process:
+    """What everything in this process shares."""
+
+    has_graphs = False  # one was loaded: it holds a pointer to the thread pool
+
+
+_process = _Process()
+
+
+def use_threads(threads: int) -> None:
+    """Give the process's thread pool so many threads.
+
+    Raises:
+        BackendError: graphs were loaded with another number, and would be left with a pool that is gone.
+    """
+    with quiet():  # the pool's first use looks at the processor, and says so
+        current = bindings()._threadpool_get_thread_count()
+        if threads != current and not _process.has_graphs:
+            bindings()._unsafe_reset_threadpool(threads)
+    if threads != current and _process.has_graphs:
+        raise BackendError(f"--threads {threads}: this process has loaded graphs with {current} threads already; start another process")
