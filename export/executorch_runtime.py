@@ -6,6 +6,8 @@ no graph. Graphs are run by one extension module and two libraries of stock oper
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -63,6 +65,12 @@ def load_method(path: Path) -> object:
     _process.has_graphs = True
     with quiet():
         return bindings()._load_program(str(path)).load_method("forward")
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system, where the C library keeps it (glibc does)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Process:

@@ -18,6 +18,7 @@ import io
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -106,13 +107,12 @@ class Chat:
         self.max_new_tokens = max_new_tokens
         self._video_s: dict[str, float] = {}  # reported with the first answer
 
-    def watch_or_recall(self, cache: VideoCache, path: Path, start_s: float | None, end_s: float | None) -> None:
-        """Take a video from the cache where it was watched before; else watch it, and keep it there."""
-        video = video_fingerprint(path, start_s, end_s)
+    def recall(self, cache: VideoCache, video: str, read: Callable[[], Clip]) -> None:
+        """Take a video from the cache where it was watched before; else `read` and watch it, and keep it there under `video`."""
         if cache.restore(self.session, video):
             print(f"watched before: taken from {cache.folder}", file=sys.stderr, flush=True)
             return
-        self.watch(Clip.read(path, start_s, end_s))
+        self.watch(read())
         started = time.perf_counter()
         self.session.prefill_video()
         cache.keep(self.session, video)
@@ -238,18 +238,18 @@ def main(argv: list[str] | None = None) -> None:
     _accept_any_text()
     load, tokenizer_file = find_source(args)
     encode, tokenizer = load_tokenizer(tokenizer_file, args.bundle or args.checkpoint)
-    clip = Clip.read(args.video, args.start, args.end) if args.cache is None else None
+    part = (args.video, args.start, args.end)
+    clip, video = (Clip.read(*part), None) if args.cache is None else (None, video_fingerprint(*part))  # before the weights are read
     session = Session(load(), encode)
     chat = Chat(session, tokenizer, sampler, args.max_new_tokens)
     prompt = _valid(args.prompt) if args.prompt is not None else None
     if prompt is not None:
         session.prompt_ids(prompt)  # too long a question must not cost the encoding of the video first
-    if clip is not None:
+    if video is not None:
+        chat.recall(VideoCache(args.cache, int(args.cache_limit * 1e9)), video, lambda: Clip.read(*part))
+    elif clip is not None:
         chat.watch(clip)
         del clip  # its pixels take 77 MB, which the conversation does not need
-    else:
-        cache = VideoCache(args.cache, int(args.cache_limit * 1e9))
-        chat.watch_or_recall(cache, args.video, args.start, args.end)
     if prompt is None:
         chat.converse()
     else:

@@ -137,7 +137,7 @@ def evaluate(contender: Contender, items: Sequence[Item], videos: Path, file: Re
     if left:
         encode, tokenizer = load_tokenizer(contender.tokenizer_file, contender.name)
         backend = contender.load()
-        session = Session(Without(backend, TOKENS[edit]) if edit in TOKENS else backend, encode)
+        session = Session(Without(backend, TOKENS[edit]) if edit in TOKENS else backend, encode, keep_encoders=True)
         progress = Progress(len(by_clip(left)))
         with file.open() as lines:
             for clip in by_clip(left):

@@ -38,7 +38,7 @@ class Questions:
 
     def right(self, backend: GraphBackend, encode: Encode, decode: Decode) -> int:
         """How many a model answers right."""
-        session = Session(backend, encode)
+        session = Session(backend, encode, keep_encoders=True)
         return sum(r.right for clip in by_clip(self.items) for r in answer_clip(session, decode, self._pixels(clip[0]), clip))
 
     def distributions(self, backend: GraphBackend, encode: Encode, clips: int | None = None) -> list[list[tuple[Tensor, list[int]]]]:

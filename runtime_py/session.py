@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from export.config import CHUNK_FRAMES, IMAGE_TOKENS_PLACEHOLDER
-from export.model.prompt import Encode, first_turn, next_turn, opening_ids, question_ids, split_at_visual_tokens, tokenize
+from export.model.prompt import Encode, next_turn, opening_ids, question_ids, split_at_visual_tokens, tokenize
 from runtime_py.backends.base import GraphBackend
 from runtime_py.sampling import Sampler
-from runtime_py.stages import Pixels, check_fits, embed, fits, prompt_embeds, visual_tokens
+from runtime_py.stages import VISION, Pixels, check_fits, embed, fits, prompt_embeds, visual_tokens
 from runtime_py.timing import TimedBackend
 
 MAX_NEW_TOKENS = 1024  # the release's limit
@@ -48,21 +48,32 @@ class Held:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """A session but for the cache's contents. `filled`: tokens of the cache that mean something."""
+    """A session but for the cache's contents: the conversation, the ids before the video where the cache begins with them and the video,
+    the turns that did not fit any more, and the video's tokens [V, D]."""
 
     held: Held
     opening: tuple[int, ...] | None
     forgotten: int
-    visual: Tensor | None
-    filled: int
+    visual: Tensor
+
+    @property
+    def filled(self) -> int:
+        """Tokens of the cache that mean something."""
+        prefix = len(self.opening) + self.visual.shape[0] if self.opening is not None else 0
+        return max(self.held.position, prefix)
 
 
 class Session:
-    """Runs one conversation over a backend. `encode` turns text into ids; without it only ids can be asked."""
+    """Runs one conversation over a backend. `encode` turns text into ids; without it only ids can be asked.
 
-    def __init__(self, backend: GraphBackend, encode: Encode | None = None):
+    The graphs that watched a clip are freed until the next one, which loads them again in a quarter of a second (at the released
+    size): a conversation runs in half the memory. `keep_encoders`: where one clip follows another.
+    """
+
+    def __init__(self, backend: GraphBackend, encode: Encode | None = None, keep_encoders: bool = False):
         self.backend = backend
         self.encode = encode
+        self.keep_encoders = keep_encoders
         self.stop_ids = frozenset(backend.config.stop_ids)
         self.stages_s: dict[str, float] = {}  # seconds of each graph while watching
         self.forgotten = 0  # turns of this conversation that did not fit any more
@@ -82,12 +93,11 @@ class Session:
 
     def state(self) -> State:
         """What another process needs to go on, beside the cache's contents."""
-        prefix = len(self._opening) + self._watched().shape[0] if self._opening is not None else 0
-        return State(self._held, self._opening, self.forgotten, self._visual, max(self._held.position, prefix))
+        return State(self._held, self._opening, self.forgotten, self._watched())
 
-    def resume(self, held: Held, opening: tuple[int, ...] | None, forgotten: int, visual: Tensor) -> None:
+    def resume(self, state: State) -> None:
         """Go on where another session's `state` says; the cache holds what that one's held."""
-        self._held, self._opening, self.forgotten, self._visual = held, opening, forgotten, visual
+        self._held, self._opening, self.forgotten, self._visual = state.held, state.opening, state.forgotten, state.visual
 
     def watch(self, pixels: Pixels) -> list[int]:
         """Take in a clip and begin a conversation. The pixels are not kept.
@@ -105,6 +115,8 @@ class Session:
             return value
 
         self._visual = visual_tokens(TimedBackend(self.backend, self.stages_s), pixels, record)
+        if not self.keep_encoders:
+            self.backend.release(VISION)
         return picked
 
     def prefill_video(self) -> None:
@@ -122,21 +134,16 @@ class Session:
         Raises:
             PromptError: they do not fit the context, even where all earlier turns are forgotten.
         """
-        encode = self._tokenizer()
-        ids = tokenize(next_turn(question) if self.position else first_turn(question), encode)
-        if not self._fits(ids):
-            check_fits(self.backend, 0, self._tokens(tokenize(first_turn(question), encode)))
-        return ids
+        return self._prompt(self._turn(question))
 
     def ask(self, question: str, sampler: Sampler | None = None, max_new_tokens: int = MAX_NEW_TOKENS) -> Iterator[int]:
         """Ask in words; yields the answer's ids as they come. Where the question does not fit, the oldest turns are forgotten first."""
-        ids = self.prompt_ids(question)
-        encode = self._tokenizer()
-        turn = Turn(tuple(question_ids(question, encode)), tuple(tokenize(next_turn(question), encode)))
+        turn = self._turn(question)
+        ids = self._prompt(turn)
         whole = self.position > 0 or not self._held.turns  # else a first token behind what was kept never came
         if whole and self._fits(ids):
             return self._answer(ids, turn, sampler, max_new_tokens)
-        kept, ids = self._shortened(turn, opening_ids(encode))
+        kept, ids = self._shortened(turn)
         self.forgotten += len(self._held.turns) - len(kept)
         self._held = Held(turns=kept)
         return self._answer(ids, turn, sampler, max_new_tokens)
@@ -168,16 +175,33 @@ class Session:
         embeds = embed(self.backend, [*self._held.unfed, *ids])
         return self._generate(embeds, self.position, turn, sampler or Sampler(), max_new_tokens, self._opening)
 
-    def _shortened(self, turn: Turn, opening: Sequence[int]) -> tuple[tuple[Turn, ...], list[int]]:
+    def _turn(self, question: str) -> Turn:
+        encode = self._tokenizer()
+        return Turn(tuple(question_ids(question, encode)), tuple(tokenize(next_turn(question), encode)))
+
+    def _prompt(self, turn: Turn) -> list[int]:
+        """What `prompt_ids` gives."""
+        from_the_beginning = self._from_the_beginning(turn)
+        ids = list(turn.later or ()) if self.position else from_the_beginning
+        if not self._fits(ids):
+            check_fits(self.backend, 0, self._tokens(from_the_beginning))
+        return ids
+
+    def _from_the_beginning(self, first: Turn, later: Sequence[Turn] = ()) -> list[int]:
+        """The ids of a whole conversation, its last answer included."""
+        ids = [*opening_ids(self._tokenizer()), IMAGE_TOKENS_PLACEHOLDER, *(first.first or ()), *first.answer]
+        for one in later:
+            ids += [*(one.later or ()), *one.answer]
+        return ids
+
+    def _shortened(self, turn: Turn) -> tuple[tuple[Turn, ...], list[int]]:
         """As many of the last turns as leave room for `turn` and an answer, and the ids of all that from the beginning on."""
         for forgotten in range(len(self._held.turns) + 1):
             kept = self._held.turns[forgotten:]
             first, *later = (*kept, turn)
             if first.first is None or any(one.later is None for one in later):
                 continue
-            ids = [*opening, IMAGE_TOKENS_PLACEHOLDER, *first.first, *first.answer]
-            for one in later:
-                ids += [*(one.later or ()), *one.answer]
+            ids = self._from_the_beginning(first, later)
             if not kept or self._tokens(ids) + ANSWER_ROOM <= self.backend.max_context:
                 return kept, ids
         raise AssertionError("a turn in words fits by itself: prompt_ids checks it")

@@ -21,7 +21,7 @@ from torch import Tensor
 from export.errors import ExportError, SnapshotError, one_line
 from runtime_py.backends.base import GraphBackend
 from runtime_py.files import replacing
-from runtime_py.session import Held, Session, Turn
+from runtime_py.session import Held, Session, State, Turn
 
 FORMAT, VERSION = "mobile-videogpt session", "1"
 VISUAL = "visual"  # the video's tokens; every other tensor is the backend's cache, under its own name
@@ -39,13 +39,14 @@ def snapshot(session: Session, path: Path, video: str) -> None:
     """
     from safetensors.torch import save
 
-    state = session.state()
-    if state.visual is None:
-        raise SnapshotError("the session has watched no video: there is nothing to keep")
+    try:
+        state = session.state()
+    except ValueError as error:
+        raise SnapshotError("the session has watched no video: there is nothing to keep") from error
     tensors = {VISUAL: state.visual.cpu().contiguous(), **session.backend.read_cache(state.filled)}
     about = {
         "format": FORMAT, "version": VERSION, "model": session.backend.identity, "video": video,
-        "conversation": json.dumps(_to_json(state.held, state.opening, state.forgotten)), "sha256": _hash(tensors),
+        "conversation": json.dumps(_to_json(state)), "sha256": _hash(tensors),
     }  # fmt: skip
     with replacing(path) as file:
         file.write(save(tensors, metadata=about))
@@ -65,12 +66,11 @@ def restore(session: Session, path: Path, video: str) -> None:
     if about.get("sha256") != _hash(tensors):
         raise SnapshotError(f"{path} is damaged: {REMEDY}")
     try:
-        held, opening, forgotten = _from_json(json.loads(about["conversation"]))
-        visual = tensors.pop(VISUAL)
+        state = _from_json(json.loads(about["conversation"]), tensors.pop(VISUAL))
     except (KeyError, TypeError, ValueError) as error:
         raise SnapshotError(f"{path} holds no conversation ({error}): {REMEDY}") from error
     session.backend.write_cache(tensors)
-    session.resume(held, opening, forgotten, visual)
+    session.resume(state)
 
 
 def video_fingerprint(path: Path, start_s: float | None, end_s: float | None) -> str:
@@ -123,10 +123,13 @@ class VideoCache:
         return self.folder / f"{hashlib.sha256(f'{backend.identity}/{video}'.encode()).hexdigest()[:32]}{SUFFIX}"
 
     def _trim(self) -> None:
-        files = sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda file: file.stat().st_mtime, reverse=True)
+        found = []
+        for file in self.folder.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):  # another process trims too
+                found.append((file.stat(), file))
         total = 0
-        for file in files:
-            total += file.stat().st_size
+        for stat, file in sorted(found, key=lambda one: one[0].st_mtime, reverse=True):
+            total += stat.st_size
             if total > self.limit_bytes:
                 file.unlink(missing_ok=True)
 
@@ -155,14 +158,15 @@ def _hash(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _to_json(held: Held, opening: tuple[int, ...] | None, forgotten: int) -> dict[str, Any]:
-    return {"held": dataclasses.asdict(held), "opening": opening, "forgotten": forgotten}
+def _to_json(state: State) -> dict[str, Any]:
+    return {"held": dataclasses.asdict(state.held), "opening": state.opening, "forgotten": state.forgotten}
 
 
-def _from_json(data: dict[str, Any]) -> tuple[Held, tuple[int, ...] | None, int]:
+def _from_json(data: dict[str, Any], visual: Tensor) -> State:
     def ids(values: Any) -> tuple[int, ...] | None:
         return None if values is None else tuple(int(value) for value in values)
 
     held = data["held"]
     turns = tuple(Turn(ids(turn["first"]), ids(turn["later"]), ids(turn["answer"]) or ()) for turn in held["turns"])
-    return Held(int(held["position"]), ids(held["unfed"]) or (), turns), ids(data["opening"]), int(data["forgotten"])
+    conversation = Held(int(held["position"]), ids(held["unfed"]) or (), turns)
+    return State(conversation, ids(data["opening"]), int(data["forgotten"]), visual)

@@ -35,6 +35,7 @@ STAGES = (
     "last_logits",
     "greedy_ids",
 )
+VISION = ("image_encoder", "frame_scorer", "video_encoder", "image_projector", "video_projector")  # what `visual_tokens` runs
 GREEDY_STEPS = 24  # decoded in parity and dump
 SHORT = (65, 3)  # tokens of beginnings that are prefilled alone: more than one question's, and few
 

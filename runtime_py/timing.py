@@ -6,13 +6,15 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
 from runtime_py.backends.base import GraphBackend, Graphs
 
+Result = TypeVar("Result")
 _IMPORTED = time.perf_counter()
 SETTLE_S = 0.2  # the threads of whoever ran before spin for a while, and would take a core from the next
 
@@ -46,7 +48,8 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
 
 
 class TimedBackend(Graphs):
-    """A backend's graphs, with a clock: adds the seconds of each graph to `seconds`, under the graph's name; the decoder's under `decoder`.
+    """A backend's graphs, with a clock: adds the seconds of each graph to `seconds`, under its name, and what it takes to load those that
+    are not loaded yet under `loading`.
 
     Every call waits for its result, so that a GPU's time goes to the graph that took it.
     """
@@ -58,12 +61,20 @@ class TimedBackend(Graphs):
         backend.synchronize()
 
     def run(self, graph: str, *inputs: Tensor) -> Tensor:
+        self.load((graph,))
         return self._timed(graph, lambda: self._backend.run(graph, *inputs))
 
     def decode(self, embeds: Tensor, position: int) -> Tensor:
+        self.load(("decoder",))
         return self._timed("decoder", lambda: self._backend.decode(embeds, position))
 
-    def _timed(self, name: str, work: Callable[[], Tensor]) -> Tensor:
+    def load(self, graphs: Iterable[str]) -> None:
+        self._timed("loading", lambda: self._backend.load(graphs))
+
+    def release(self, graphs: Iterable[str]) -> None:
+        self._backend.release(graphs)
+
+    def _timed(self, name: str, work: Callable[[], Result]) -> Result:
         started = time.perf_counter()
         output = work()
         self._backend.synchronize()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -29,6 +29,12 @@ class Graphs(Protocol):
     def decode(self, embeds: Tensor, position: int) -> Tensor:
         """Append embeddings [T, D] to the cache at `position`; the logits [V] of the last one."""
 
+    def load(self, graphs: Iterable[str]) -> None:
+        """Load those that are not loaded yet; without it each is loaded at its first use."""
+
+    def release(self, graphs: Iterable[str]) -> None:
+        """Free their memory; each is loaded again at its next use."""
+
 
 class GraphBackend(Graphs, Protocol):
     """The graphs on one device, as a command opens them. Tensors may live on that device between graphs."""
@@ -36,9 +42,6 @@ class GraphBackend(Graphs, Protocol):
     name: str  # as `bench` reports it
     device: str
     identity: str  # what computes the same from the same cache
-
-    def load(self) -> None:
-        """Load every graph that is not loaded yet; without it each is loaded at its first use."""
 
     def read_cache(self, tokens: int) -> dict[str, Tensor]:
         """A copy of the decoder's cache, by name, as far as the first `tokens` positions reach.

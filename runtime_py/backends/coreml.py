@@ -10,7 +10,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,6 +37,9 @@ class Engine(Protocol):
 
     def load(self, graph: str) -> None:
         """Load a graph, if it is not loaded yet."""
+
+    def release(self, graph: str) -> None:
+        """Free a graph, if it is loaded. Not the decoder: its state would be of a model that is gone."""
 
     def run(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """One call of a function. The decoder's state is the engine's."""
@@ -107,9 +110,13 @@ class CoremlBackend:
             copy_into(state, tensors.get(name))
         self._engine.write_states(function, {name: state.numpy() for name, state in states.items()})
 
-    def load(self) -> None:
-        for graph in self.bundle.manifest.graphs:
+    def load(self, graphs: Iterable[str]) -> None:
+        for graph in graphs:
             self._engine.load(graph)
+
+    def release(self, graphs: Iterable[str]) -> None:
+        for graph in graphs:
+            self._engine.release(graph)
 
     def synchronize(self) -> None:
         """Every call returns when its result is there."""
@@ -152,6 +159,9 @@ class InterpreterEngine:
         if graph not in self._programs:
             self._programs[graph] = Program.load(self._bundle.graph_path(graph))
 
+    def release(self, graph: str) -> None:
+        self._programs.pop(graph, None)
+
     def run(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.load(graph)
         program = self._programs[graph]
@@ -185,10 +195,11 @@ class DelegateEngine(InterpreterEngine):
         from export.backends.pte import unpack_coreml
         from runtime_py.mil import Program
 
-        if graph not in self._programs:
+        if graph not in self._names:
             folder = Path(self._folder.name) / graph
             folder.mkdir()
             self._names[graph] = unpack_coreml(self._bundle.graph_path(graph), folder)
+        if graph not in self._programs:
             self._programs[graph] = Program.load(self._names[graph].package)
 
     def run(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -213,6 +224,10 @@ class CoremlEngine:
     def load(self, graph: str) -> None:
         for function in _functions(self._bundle)[0] if graph == "decoder" else (MAIN,):
             self._model(graph, function)
+
+    def release(self, graph: str) -> None:
+        for key in [key for key in self._models if key[0] == graph]:
+            del self._models[key]
 
     def run(self, graph: str, function: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         model = self._model(graph, function)

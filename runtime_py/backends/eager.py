@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -48,8 +48,11 @@ class EagerBackend:
         for name in ("keys", "values"):
             copy_into(getattr(self._cache, name), tensors.get(name))
 
-    def load(self) -> None:
+    def load(self, graphs: Iterable[str]) -> None:
         """The model was loaded whole when the backend was made."""
+
+    def release(self, graphs: Iterable[str]) -> None:
+        """The model stays whole."""
 
     def synchronize(self) -> None:
         if self.device.startswith("cuda"):

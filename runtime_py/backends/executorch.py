@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from export.bundle import Bundle
 from export.errors import BackendError, BundleError, one_line
-from export.executorch_runtime import bindings, load_method, operator_names, use_threads
+from export.executorch_runtime import bindings, load_method, operator_names, return_memory, use_threads
 from export.ops import native
 from export.ops.attention import KEY_LANES
 from runtime_py.backends.base import bundle_identity, copy_into
@@ -69,9 +69,15 @@ class ExecutorchBackend:
             except RuntimeError as error:
                 raise BackendError(f"{self.bundle.folder}: its decoder's caches have no names: build the bundle again") from error
 
-    def load(self) -> None:
-        for graph in self.bundle.manifest.graphs:
+    def load(self, graphs: Iterable[str]) -> None:
+        for graph in graphs:
             self._method(graph)
+
+    def release(self, graphs: Iterable[str]) -> None:
+        released = [self._methods.pop(graph) for graph in graphs if graph in self._methods]
+        if released:
+            del released
+            return_memory()
 
     def synchronize(self) -> None:
         """Every call returns when its result is there."""

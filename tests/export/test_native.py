@@ -14,6 +14,7 @@ import torch
 import export.ops.causal_conv
 import export.ops.selective_scan.fused  # noqa: F401  (both define their operators)
 from export.errors import BackendError
+from export.executorch_runtime import operator_names
 from export.ops import native
 from tests.kernels.driver import no_tool
 

@@ -16,7 +16,7 @@ from runtime_py.timing import TimedBackend, peak_rss_bytes
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "calibration" / "demo" / "checkpoint"
-STAGES = ["image_encoder", "frame_scorer", "video_encoder", "image_projector", "video_projector", "token_embedding", "prefill"]
+STAGES = ["loading", "image_encoder", "frame_scorer", "video_encoder", "image_projector", "video_projector", "token_embedding", "prefill"]
 TYPES = {
     "backend": str,
     "device": str,
@@ -82,7 +82,7 @@ def test_a_context_stands_for_a_video(tmp_path, capsys):
     captured = capsys.readouterr()
     report = json.loads(captured.out.splitlines()[-1])
     check(report)
-    assert list(report["stages_s"]) == ["prefill"] and report["context_tokens"] == 100
+    assert list(report["stages_s"]) == ["loading", "prefill"] and report["context_tokens"] == 100
     assert json.loads(file.read_text()) == report
     assert list(tmp_path.iterdir()) == [file]
     assert "prefill" in captured.err and "run 2 of 2" in captured.err
@@ -180,7 +180,7 @@ def test_seconds_of_a_graph_add_up(backend):
     assert torch.equal(timed.run("token_embedding", ids), embeds)
     assert seconds["token_embedding"] > once > 0
     timed.decode(embeds, 0)
-    assert seconds.keys() == {"token_embedding", "decoder"}
+    assert seconds.keys() == {"loading", "token_embedding", "decoder"}
 
 
 def test_peak_memory_is_this_process_s_and_in_bytes():

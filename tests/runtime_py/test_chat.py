@@ -163,7 +163,7 @@ def test_what_the_terminal_cannot_show_becomes_a_question_mark(flat_checkpoint, 
 
 def test_frames_go_before_the_weights_come_and_pixels_before_the_conversation(monkeypatch, capsys):
     kept = {}
-    read_frames, load, prompt_ids = chat.read_frames, Checkpoint.load, Session.prompt_ids
+    read_frames, load, ask = chat.read_frames, Checkpoint.load, Session.ask
 
     def reading(*arguments):
         video = read_frames(*arguments)
@@ -178,18 +178,24 @@ def test_frames_go_before_the_weights_come_and_pixels_before_the_conversation(mo
         kept["pixels"] = weakref.ref(clip.pixels)
         return watch(self, clip)
 
-    def asking(self, question):
+    def asking(self, *arguments):
         kept["at the question"] = kept["pixels"]() is not None
-        return prompt_ids(self, question)
+        return ask(self, *arguments)
 
     watch = chat.Chat.watch
     monkeypatch.setattr(chat, "read_frames", reading)
     monkeypatch.setattr(Checkpoint, "load", loading)
     monkeypatch.setattr(chat.Chat, "watch", watching)
-    monkeypatch.setattr(Session, "prompt_ids", asking)
+    monkeypatch.setattr(Session, "ask", asking)
     asked(monkeypatch, "Why?\n")
     assert chat.main(arguments("--max-new-tokens", 1)) == 0
     assert kept["at loading"] == [False] * 16 and kept["at the question"] is False
+
+
+def test_with_a_cache_too_a_missing_video_costs_no_weights(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Checkpoint, "load", lambda *_, **__: pytest.fail("weights were read"))
+    assert chat.main(arguments("--cache", tmp_path / "cache", video=tmp_path / "none.mp4")) == 2
+    assert "none.mp4 cannot be read" in capsys.readouterr().err and not (tmp_path / "cache").exists()
 
 
 def test_a_damaged_video_is_watched_with_a_warning(tmp_path, capsys):

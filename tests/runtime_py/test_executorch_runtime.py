@@ -1,20 +1,24 @@
 """A bundle under ExecuTorch's own runtime: when graphs are loaded, with how many threads, and what a graph that fails says."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
-from export.config import GRAPHS
+from export.config import GRAPHS, IMAGE_TOKENS_PLACEHOLDER
 from export.errors import BackendError, BundleError
 from export.ops import native
 from runtime_py import bench
 from runtime_py.backends.executorch import ExecutorchBackend
 from runtime_py.load import backend_of_bundle
+from runtime_py.session import Session
+from runtime_py.stages import VISION, Pixels
 from tests.numerics import DEMO, max_error
 
 ROOT = Path(__file__).parents[2]
@@ -39,11 +43,26 @@ def test_load_loads_every_graph_once(backend, monkeypatch):
     monkeypatch.setattr(ExecutorchBackend, "_load", lambda self, graph: loaded.append(graph) or load(self, graph))
     backend.run("token_embedding", IDS)
     assert loaded == ["token_embedding"]
-    backend.load()
-    backend.load()
+    backend.load(GRAPHS)
+    backend.load(GRAPHS)
     assert sorted(loaded) == sorted(GRAPHS)
     backend.run("token_embedding", IDS)
     assert len(loaded) == len(GRAPHS)
+
+
+def test_what_watched_is_freed_until_the_next_clip(backend):
+    """And gives the same then; a session that is told to keeps it, the decoder stays as it is."""
+    pixels = Pixels.of(list(np.random.default_rng(0).integers(0, 256, (16, 60, 80, 3), dtype=np.uint8)))
+    session = Session(backend)
+    backend.load(GRAPHS)
+    decoder = backend._method("decoder")
+    session.watch(pixels)
+    assert set(backend._methods) == {"token_embedding", "decoder"} and backend._method("decoder") is decoder
+    first = list(session.answer([5, IMAGE_TOKENS_PLACEHOLDER, 9], max_new_tokens=4))
+    session.watch(pixels)
+    assert list(session.answer([5, IMAGE_TOKENS_PLACEHOLDER, 9], max_new_tokens=4)) == first
+    Session(backend, keep_encoders=True).watch(pixels)
+    assert set(backend._methods) == set(GRAPHS)
 
 
 def test_threads_are_fixed_once_a_graph_is_loaded(tiny_bundle):
@@ -54,12 +73,14 @@ from export.bundle import open_bundle
 from export.errors import BackendError
 from runtime_py.backends.executorch import ExecutorchBackend
 from runtime_py.load import backend_of_bundle
+from runtime_py.session import Session
+from runtime_py.stages import VISION, Pixels
 from tests.numerics import DEMO, max_error
 bundle = open_bundle(sys.argv[1])
 ExecutorchBackend(bundle, threads=3)
 ExecutorchBackend(bundle, threads=1).run("token_embedding", torch.arange(4))
-ExecutorchBackend(bundle, threads=1).load()
-ExecutorchBackend(bundle).load()
+ExecutorchBackend(bundle, threads=1).load(bundle.manifest.graphs)
+ExecutorchBackend(bundle).load(bundle.manifest.graphs)
 try:
     ExecutorchBackend(bundle, threads=2)
 except BackendError as error:
@@ -74,13 +95,18 @@ print(bindings()._threadpool_get_thread_count())
     assert "threadpool" not in done.stderr
 
 
-def test_bench_loads_every_graph_before_it_times_one(tiny_bundle, monkeypatch, capsys):
-    happened = []
-    load, run_once = ExecutorchBackend._load, bench.run_once
-    monkeypatch.setattr(ExecutorchBackend, "_load", lambda self, graph: happened.append("load") or load(self, graph))
-    monkeypatch.setattr(bench, "run_once", lambda *arguments: happened.append("run") or run_once(*arguments))
+def test_bench_loads_what_watches_for_every_video_and_the_decoder_once(tiny_bundle, monkeypatch, capsys):
+    """And says what loading took, apart from the graphs."""
+    loaded = []
+    load = ExecutorchBackend._load
+    monkeypatch.setattr(ExecutorchBackend, "_load", lambda self, graph: loaded.append(graph) or load(self, graph))
+    assert bench.main(["--bundle", str(tiny_bundle), "--new-tokens", "1", "--runs", "1"]) == 0
+    text = ["token_embedding", "decoder"]
+    assert loaded == [*VISION, *text, *VISION]
+    assert json.loads(capsys.readouterr().out)["stages_s"]["loading"] > 0
+    loaded.clear()
     assert bench.main(["--bundle", str(tiny_bundle), "--context", "8", "--new-tokens", "1", "--runs", "1"]) == 0
-    assert happened == ["load"] * len(GRAPHS) + ["run"] * 2
+    assert sorted(loaded) == sorted(text)
 
 
 def test_a_fused_bundle_names_the_operators_that_a_host_must_bring(tiny_fused_bundle):

@@ -50,6 +50,12 @@ class Spy:
         self.logits.append(self.backend.decode(embeds, position).clone())
         return self.logits[-1]
 
+    def load(self, graphs):
+        self.backend.load(graphs)
+
+    def release(self, graphs):
+        self.backend.release(graphs)
+
     def synchronize(self):
         self.backend.synchronize()
 
