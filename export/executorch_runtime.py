@@ -17,6 +17,7 @@ from types import ModuleType
 from export.errors import BackendError
 from export.quiet import quiet
 
+MADV_DONTNEED = 4  # Linux
 OPERATOR_LIBRARIES = ("kernels/quantized", "extension/llm/custom_ops")  # quantized_decomposed::*, llama::*
 
 
@@ -65,6 +66,21 @@ def load_method(path: Path) -> object:
     _process.has_graphs = True
     with quiet():
         return bindings()._load_program(str(path)).load_method("forward")
+
+
+def read_lazily(path: Path) -> None:
+    """Let the pages of a mapped file come as they are touched. ExecuTorch locks them, where it may (root, or a large RLIMIT_MEMLOCK):
+    all are then read when the file is loaded, and stay."""
+    maps = Path("/proc/self/maps")
+    if not maps.is_file():
+        return
+    libc = ctypes.CDLL(None)
+    for line in maps.read_text().splitlines():
+        addresses, *_, name = line.split(maxsplit=5)
+        if name == str(path.resolve()):
+            begin, end = (int(address, 16) for address in addresses.split("-"))
+            libc.munlock(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin))
+            libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), MADV_DONTNEED)
 
 
 def return_memory() -> None:

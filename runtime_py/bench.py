@@ -83,25 +83,31 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One timed pass: seconds of each stage up to the prefill, of choosing the first token, and of each step after it; and how old the
-    process was when the first token was there."""
+    """One timed pass: seconds of each stage up to the prefill, of choosing the first token, of each step after it, and to the first token
+    of another question about the same video; and how old the process was when the first token was there."""
 
     context_tokens: int
     stages_s: dict[str, float]
     sampling_s: float
     steps_s: list[float]
+    again_s: float
     first_token_at_s: float
 
     @property
     def ttft_s(self) -> float:
         return sum(self.stages_s.values()) + self.sampling_s
 
+    @property
+    def answer_s(self) -> float:
+        return self.ttft_s + sum(self.steps_s)
+
 
 def run_once(backend: GraphBackend, prompt: VideoPrompt | Context, new_tokens: int) -> Run:
     """Prefill the prompt and take `new_tokens` greedy steps behind it; stop ids are ignored. As in a session the graphs that watch are
     freed when they have; they are loaded again for the next video, and that belongs to its first token.
 
-    A step is what a token costs: its embedding, the decoder, and the choice of the next.
+    Another question then stands in the first one's place, behind the video, as `Session.start_over` has it. A step is what a token
+    costs: its embedding, the decoder, and the choice of the next.
     """
     stages_s: dict[str, float] = {}
     timed, sampler = TimedBackend(backend, stages_s), Sampler()
@@ -117,7 +123,10 @@ def run_once(backend: GraphBackend, prompt: VideoPrompt | Context, new_tokens: i
         started = time.perf_counter()
         token = sampler(backend.decode(embed(backend, [token]), position))  # its id is there only when all is computed
         steps_s.append(time.perf_counter() - started)
-    return Run(context_tokens, stages_s, sampling_s, steps_s, first_token_at_s)
+    question = [token] * min(TEXT_TOKENS // 2, context_tokens)
+    started = time.perf_counter()
+    sampler(backend.decode(embed(backend, question), context_tokens - len(question)))
+    return Run(context_tokens, stages_s, sampling_s, steps_s, time.perf_counter() - started, first_token_at_s)
 
 
 def summarize(runs: list[Run]) -> dict[str, object]:
@@ -129,6 +138,8 @@ def summarize(runs: list[Run]) -> dict[str, object]:
         "stages_s": stages_s,
         "sampling_s": sampling_s,
         "ttft_s": sum(stages_s.values()) + sampling_s,
+        "again_ttft_s": statistics.median(run.again_s for run in runs),
+        "answer_s": statistics.median(run.answer_s for run in runs),
         "context_tokens": context_tokens,
         "prefill_tok_s": context_tokens / stages_s["prefill"],
         "decode_tok_s": statistics.median(1 / step for run in runs for step in run.steps_s),
@@ -142,6 +153,8 @@ def table(report: Mapping) -> str:
     lines = [f"{name:<16}{seconds:>9.4f} s {seconds / report['ttft_s']:>6.1%}" for name, seconds in rows]
     lines.append(f"{'prefill':<16}{report['prefill_tok_s']:>9.1f} tokens/s, {report['context_tokens']} tokens")
     lines.append(f"{'decode':<16}{report['decode_tok_s']:>9.1f} tokens/s behind them")
+    lines.append(f"{'whole answer':<16}{report['answer_s']:>9.2f} s to its last token")
+    lines.append(f"{'next question':<16}{report['again_ttft_s']:>9.4f} s to its first token, about the same video")
     lines.append(f"{'cold process':<16}{report['cold_ttft_s']:>9.2f} s from its start to its first token")
     lines.append(f"{'peak memory':<16}{report['peak_rss_bytes'] / 1e6:>9.1f} MB")
     return "\n".join([f"{report['backend']} on {report['device']}", *lines])

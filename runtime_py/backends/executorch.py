@@ -11,7 +11,7 @@ from torch import Tensor
 
 from export.bundle import Bundle
 from export.errors import BackendError, BundleError, one_line
-from export.executorch_runtime import bindings, load_method, operator_names, return_memory, use_threads
+from export.executorch_runtime import bindings, load_method, operator_names, read_lazily, return_memory, use_threads
 from export.ops import native
 from export.ops.attention import KEY_LANES
 from runtime_py.backends.base import bundle_identity, copy_into
@@ -107,9 +107,12 @@ class ExecutorchBackend:
     def _load(self, graph: str) -> object:
         path = self.bundle.graph_path(graph)
         try:
-            return load_method(path)
+            method = load_method(path)
         except RuntimeError as error:
             raise BundleError(f"{path}: ExecuTorch cannot load this graph ({one_line(error)}): build the bundle again") from error
+        if graph == "token_embedding":  # a conversation needs some hundred of its rows
+            read_lazily(path)
+        return method
 
     def _load_kernels(self) -> None:
         """Put this project's operators beside the stock ones."""

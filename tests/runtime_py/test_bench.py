@@ -22,6 +22,8 @@ TYPES = {
     "device": str,
     "stages_s": dict,
     "ttft_s": float,
+    "again_ttft_s": float,
+    "answer_s": float,
     "cold_ttft_s": float,
     "context_tokens": int,
     "prefill_tok_s": float,
@@ -97,17 +99,20 @@ def test_a_run_decodes_as_many_tokens_as_asked_behind_the_context(backend, monke
     run = bench.run_once(backend, prompt, new_tokens=3)
     tokens = context or 2432
     assert run.context_tokens == tokens and len(run.steps_s) == 3
-    assert calls == [(tokens, 0), (1, tokens), (1, tokens + 1), (1, tokens + 2)]
+    assert calls == [(tokens, 0), (1, tokens), (1, tokens + 1), (1, tokens + 2), (15, tokens - 15)]
+    assert run.answer_s == pytest.approx(run.ttft_s + sum(run.steps_s))
 
 
 def test_the_report_holds_medians():
-    runs = [bench.Run(200, {"video_encoder": video, "prefill": prefill}, 0.5, steps, 0.0) for video, prefill, steps in (
+    runs = [bench.Run(200, {"video_encoder": video, "prefill": prefill}, 0.5, steps, prefill / 100, 0.0) for video, prefill, steps in (
         (1.0, 9.0, [0.5, 0.5, 9.0]), (3.0, 4.0, [0.25, 0.25]), (7.0, 2.0, [0.25, 0.25, 9.0]),
     )]  # fmt: skip
     assert bench.summarize(runs) == {
         "stages_s": {"video_encoder": 3.0, "prefill": 4.0},
         "sampling_s": 0.5,
         "ttft_s": 7.5,
+        "again_ttft_s": 0.04,
+        "answer_s": 19.0,  # of 20.5, 8 and 19
         "context_tokens": 200,
         "prefill_tok_s": 50.0,
         "decode_tok_s": 3.0,  # of 1/9, 1/9, 2, 2, 4, 4, 4, 4 tokens per second
@@ -116,7 +121,9 @@ def test_the_report_holds_medians():
 
 def test_the_warm_up_does_not_count(backend, monkeypatch, capsys):
     times = iter([100.0, 2.0, 3.0])
-    monkeypatch.setattr(bench, "run_once", lambda *_: bench.Run(10, {"prefill": (seconds := next(times))}, 0.0, [seconds], 30.0 + seconds))
+    monkeypatch.setattr(
+        bench, "run_once", lambda *_: bench.Run(10, {"prefill": (seconds := next(times))}, 0.0, [seconds], 0.1, 30.0 + seconds)
+    )
     report = bench.bench(backend, context=10, new_tokens=1, runs=2)
     assert report["ttft_s"] == 2.5 and report["cold_ttft_s"] == 130.0  # of the run that does not count otherwise
 

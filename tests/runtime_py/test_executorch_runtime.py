@@ -1,6 +1,7 @@
 """A bundle under ExecuTorch's own runtime: when graphs are loaded, with how many threads, and what a graph that fails says."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,15 @@ def test_what_watched_is_freed_until_the_next_clip(backend):
     assert list(session.answer([5, IMAGE_TOKENS_PLACEHOLDER, 9], max_new_tokens=4)) == first
     Session(backend, keep_encoders=True).watch(pixels)
     assert set(backend._methods) == set(GRAPHS)
+
+
+def test_rows_of_the_embedding_come_as_they_are_asked_for(backend):
+    """Nothing holds the table's file in memory, also where ExecuTorch may lock what it maps; what is read is the same."""
+    first = backend.run("token_embedding", IDS).clone()
+    path = str(backend.bundle.graph_path("token_embedding").resolve())
+    mapped = Path("/proc/self/smaps").read_text().split(path)[1:]
+    assert mapped and all(re.search(r"^Locked: +(\d+) kB$", one, re.MULTILINE)[1] == "0" for one in mapped)
+    assert torch.equal(backend.run("token_embedding", IDS), first)
 
 
 def test_threads_are_fixed_once_a_graph_is_loaded(tiny_bundle):
