@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         methods: dict[str, Callable[[], Tensor]] = {}
         for name, path in made.items():
             method = load_method(path)
-            methods[name] = lambda method=method: method.execute([test])[0]
+            methods[name] = lambda method=method: method([test])[0]
         features = {name: run().clone() for name, run in methods.items()}
         seconds = take_turns({name: timed(run) for name, run in methods.items()}, RUNS)
         sizes = {name: path.stat().st_size for name, path in made.items()}

@@ -3,8 +3,10 @@
     native           [{"video", "question", "answer", "options"?: [text], "reply"?, "task"?, "form"?, "start"?, "end"?}]
                      answer: text or letter; reply: all that a model says with it, for comparisons token by token
     MVBench          [{"video", "question", "candidates": [text], "answer": text, "start"?, "end"?}], one file a task
-    NExT-QA          [{"video", "question", "answer": index, "a0".."a4", "type"?}], or open: {"answer": text}
-    EgoSchema        [{"q_uid", "question", "option 0".."option 4", "answer"?: index}], answers also in {q_uid: index} beside it
+    NExT-QA          [{"video", "question", "answer": index, "a0".."a4", "type"?}], or open: {"answer": text}; as CSV with the same columns
+                     too, as it is published; with map_vid_vidorID.json beside it a video is found in its subfolder
+    EgoSchema        [{"q_uid", "question", "option 0".."option 4", "answer"?: index}], answers also in subset_answers.json beside it,
+                     {q_uid: index}; questions whose answers are not published are left out
     PerceptionTest   {video: {"mc_question": [{"question", "options": [text], "answer_id": index, "area"?, "reasoning"?}]}}
 
 The keys tell which it is. A file of another form, and an entry without what it needs, is one error that names them.
@@ -12,7 +14,9 @@ The keys tell which it is. A file of another form, and an entry without what it 
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,8 +25,9 @@ from typing import Any
 from export.errors import AnnotationError
 from export.model.prompt import LETTERS, multiple_choice
 
-VIDEO_SUFFIXES = ("", ".mp4", ".mkv", ".webm", ".avi", ".mov")
+VIDEO_SUFFIXES = ("", ".mp4", ".mkv", ".webm", ".avi", ".mov", ".MP4", ".MOV", ".AVI")
 EGOSCHEMA_ANSWERS = "subset_answers.json"  # published beside EgoSchema's questions
+NEXTQA_FOLDERS = "map_vid_vidorID.json"  # published beside NExT-QA's: {video: subfolder/video}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,24 +66,23 @@ def read_annotations(path: Path) -> list[Item]:
     Raises:
         AnnotationError: it is no file of a known form, or an entry lacks what the form needs.
     """
-    data = _json(path)
-    entries = list(_entries(path, data))
+    entries = list(_rows(path) if path.suffix.lower() == ".csv" else _entries(path, _json(path)))
     if not entries:
         raise AnnotationError(f"{path} holds no questions")
     return [_item(path, number, entry) for number, entry in enumerate(entries)]
 
 
 def find_video(folder: Path, name: str) -> Path:
-    """The file of a video that annotations name with or without its suffix.
+    """The file of a video that annotations name with or without its suffix, or the folder of its frames. Links are followed.
 
     Raises:
         AnnotationError: there is none, or the name leads out of the folder.
     """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise AnnotationError(f"the annotations name the video {name}, which lies outside {folder}")
     for suffix in VIDEO_SUFFIXES:
         path = folder / f"{name}{suffix}"
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise AnnotationError(f"the annotations name the video {name}, which lies outside {folder}")
-        if path.is_file():
+        if path.is_file() or (not suffix and path.is_dir()):
             return path
     raise AnnotationError(f"{folder} has no video {name}: give the folder with --videos, or leave questions out with --limit")
 
@@ -97,13 +101,38 @@ def check_videos(items: Iterable[Item], folder: Path) -> None:
         find_video(folder, clip[0].video)
 
 
-def _json(path: Path) -> Any:
+def _text(path: Path) -> str:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise AnnotationError(f"{path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path} is no text ({error}): give the benchmark's annotations as JSON") from error
+
+
+def _json(path: Path) -> Any:
+    text = _text(path)
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise AnnotationError(f"{path} is no JSON file ({error}): give the benchmark's annotations as JSON") from error
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Entries of NExT-QA's CSV, videos with their subfolders."""
+    beside = path.with_name(NEXTQA_FOLDERS)
+    folders = _json(beside) if beside.exists() else {}
+    if not isinstance(folders, dict):
+        raise AnnotationError(f"{beside} has to hold a place for each video")
+    try:
+        rows = list(csv.DictReader(io.StringIO(_text(path)), strict=True))
+    except csv.Error as error:
+        raise AnnotationError(f"{path} is no CSV file ({error}): give the benchmark's annotations as they are published") from error
+    for row in rows:
+        entry = {key: value for key, value in row.items() if key is not None and value is not None}
+        if "qid" not in entry or "video" not in entry:
+            raise AnnotationError(f"{path} has the columns {', '.join(entry)}: the CSV that is read is NExT-QA's, with video and qid")
+        yield entry | {"video": str(folders.get(entry["video"], entry["video"]))}
 
 
 def _entries(path: Path, data: Any) -> Iterator[Mapping[str, Any]]:
@@ -113,22 +142,31 @@ def _entries(path: Path, data: Any) -> Iterator[Mapping[str, Any]]:
         for entry in data:
             if not isinstance(entry, dict):
                 raise AnnotationError(f"{path}: an entry is {json.dumps(entry)[:60]}, and has to be an object with a question")
-            yield {"answer": answers.get(str(entry.get("q_uid"))), **entry} if "q_uid" in entry else entry
+            if "q_uid" in entry:
+                if answers and str(entry["q_uid"]) not in answers:
+                    continue
+                entry = entry | {"answer": answers.get(str(entry["q_uid"]))}
+            yield entry
     elif isinstance(data, dict) and all(isinstance(value, dict) and "mc_question" in value for value in data.values()):
         for video, value in data.items():
-            for question in value["mc_question"]:
+            questions = value["mc_question"]
+            if not isinstance(questions, list) or not all(isinstance(question, dict) for question in questions):
+                raise AnnotationError(f"{path}: mc_question of {video} has to be a list of questions")
+            for question in questions:
                 yield {"video": video, **question}
     else:
         raise AnnotationError(f"{path} is of no form that is read: MVBench, NExT-QA, EgoSchema, PerceptionTest or a list of questions")
 
 
 def _egoschema_answers(path: Path, data: list) -> Mapping[str, int]:
+    """Answers by q_uid: those of the entries themselves, and those beside the file."""
+    entries = [entry for entry in data if isinstance(entry, dict) and "q_uid" in entry]
+    own = {str(entry["q_uid"]): entry["answer"] for entry in entries if entry.get("answer") is not None}
     beside = path.with_name(EGOSCHEMA_ANSWERS)
-    wanted = any(isinstance(entry, dict) and "q_uid" in entry and "answer" not in entry for entry in data)
-    answers = _json(beside) if wanted and beside.exists() else {}
-    if not isinstance(answers, dict):
+    published = _json(beside) if len(own) < len(entries) and beside.exists() else {}
+    if not isinstance(published, dict):
         raise AnnotationError(f"{beside} has to hold an index for each q_uid")
-    return answers
+    return published | own
 
 
 def _item(path: Path, number: int, entry: Mapping[str, Any]) -> Item:
@@ -161,7 +199,15 @@ def _letter(options: Iterable[str], answer: Any) -> str:
         return LETTERS[options.index(answer)]
     if isinstance(answer, str) and answer in LETTERS[: len(options)]:
         return answer
-    raise ValueError(f"its answer is {answer!r}, which is none of its options" if answer is not None else "it has no answer")
+    if answer is None:
+        raise ValueError(f"it has no answer (EgoSchema's are published in {EGOSCHEMA_ANSWERS}: put that beside)")
+    raise ValueError(f"its answer is {answer!r}, which is none of its options")
+
+
+def _options(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise ValueError(f"its options are {json.dumps(values)[:60]}, and have to be a list")
+    return tuple(values)
 
 
 def _span(entry: Mapping[str, Any]) -> dict[str, float | None]:
@@ -170,7 +216,7 @@ def _span(entry: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _native(path: Path, number: int, entry: Mapping[str, Any]) -> Item:
-    options = tuple(entry.get("options") or ())
+    options = _options(entry.get("options") or [])
     answer = _letter(options, entry["answer"]) if options else str(entry["answer"])
     task, form = str(entry.get("task", path.stem)), str(entry.get("form", ""))
     reply = str(entry.get("reply", ""))
@@ -178,7 +224,7 @@ def _native(path: Path, number: int, entry: Mapping[str, Any]) -> Item:
 
 
 def _mvbench(path: Path, number: int, entry: Mapping[str, Any]) -> Item:
-    options = tuple(entry["candidates"])
+    options = _options(entry["candidates"])
     task = str(entry.get("task_type", path.stem))
     return Item(number, entry["video"], entry["question"], _letter(options, entry["answer"]), options, task, "choice", **_span(entry))
 
@@ -188,7 +234,9 @@ def _nextqa(path: Path, number: int, entry: Mapping[str, Any]) -> Item:
     task, video = f"NExT-QA {entry.get('type', '')}".strip(), str(entry["video"])
     if not options:
         return Item(number, video, entry["question"], str(entry["answer"]), (), task, "open")
-    return Item(number, video, entry["question"], _letter(options, entry["answer"]), options, task, "choice")
+    answer = entry["answer"]  # always an index, in CSV as text, also where options are numbers
+    index = int(answer) if isinstance(answer, str) and answer.strip().isdigit() else answer
+    return Item(number, video, entry["question"], _letter(options, index), options, task, "choice")
 
 
 def _egoschema(path: Path, number: int, entry: Mapping[str, Any]) -> Item:
@@ -198,7 +246,7 @@ def _egoschema(path: Path, number: int, entry: Mapping[str, Any]) -> Item:
 
 
 def _perception_test(path: Path, number: int, entry: Mapping[str, Any]) -> Item:
-    options = tuple(entry["options"])
+    options = _options(entry["options"])
     task = "PerceptionTest " + "/".join(str(entry[key]) for key in ("area", "reasoning") if key in entry)
     return Item(number, entry["video"], entry["question"], _letter(options, entry["answer_id"]), options, task.strip(), "choice")
 

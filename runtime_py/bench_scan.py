@@ -79,7 +79,7 @@ def lowered(scan: Callable[..., Tensor], arguments: tuple[Tensor, ...], folder: 
     path = folder / f"{id(scan)}-{len(u)}.pte"
     ExecutorchBackend().lower(_Form(scan, A, D).eval(), signature, [], path)
     method = load_method(path)
-    return lambda: method.execute(inputs)[0]
+    return lambda: method(inputs)[0]
 
 
 def plain_loop(arguments: tuple[Tensor, ...], threads: int, folder: Path) -> Scan:

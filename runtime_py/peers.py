@@ -192,7 +192,7 @@ def _products(bundle: Bundle, graph: str, folder: Path) -> Seconds:
         twin = _Products(product, copies).eval()
         ExecutorchBackend().lower(twin, Signature((x,), outputs), assignments, path)
         method, value = load_method(path), torch.randn(product.rows, product.columns)
-        parts.append((count / copies, timed(lambda method=method, value=value: method.execute([value]))))
+        parts.append((count / copies, timed(lambda method=method, value=value: method([value]))))
     return lambda: sum(scale * seconds() for scale, seconds in parts)
 
 

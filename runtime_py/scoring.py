@@ -14,8 +14,12 @@ from export.model.prompt import LETTERS
 CONFIDENCE = 1.959964  # standard normal quantile of a two-sided 95 % interval
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = re.compile(r"[^\w\s]")
-_LETTER = re.compile(r"^(?:(?:best |correct )?(?:answer|option)(?: is)?:?\s*)?[\s(\[]*([A-Z])(?:[\s).:\],]|$)", re.IGNORECASE)
-_PARENTHESES = re.compile(r"\(([A-Z])\)")
+_ALONE = re.compile(r"[\s(\[*\"']*([A-Za-z])[\s)\].:,*\"']*")  # nothing but a letter
+_AT_THE_BEGINNING = re.compile(r"[\s(\[*]*([A-Za-z])(?:\)|\]|\.|:|,|\*\*)")
+_CAPITAL = r"([B-HJ-Z]|[AI](?!\s+[a-z]))(?![\w'])"  # no article, no pronoun
+_FIRST_WORD = re.compile(rf"\s*{_CAPITAL}\s")
+_NAMED = re.compile(rf"\b(?i:answer|option|choice)\b(?:\s+(?i:is|would be|should be))?\s*:?\s*(?:(?i:option)\s+)?[(\[*]*{_CAPITAL}")
+_PARENTHESES = re.compile(r"\(([A-Za-z])\)")
 
 
 def is_right(answer: str, expected: str, options: Sequence[str] = ()) -> bool:
@@ -30,20 +34,29 @@ def is_right(answer: str, expected: str, options: Sequence[str] = ()) -> bool:
 
 
 def chosen_letter(answer: str, options: Sequence[str]) -> str | None:
-    """The option that an answer takes: by its words alone, its letter at the beginning or in parentheses, or by the words of exactly one
-    option in it; None: by none of these."""
-    answer = answer.strip()
-    by_text = [letter for letter, option in zip(LETTERS, options) if words(option) == words(answer)]
-    if len(by_text) == 1:
-        return by_text[0]
-    found = _LETTER.match(answer)
-    in_parentheses = set(_PARENTHESES.findall(answer))
-    letter = found[1].upper() if found else in_parentheses.pop() if len(in_parentheses) == 1 else ""
-    if letter and LETTERS.index(letter) < len(options):
-        return letter
-    said = f" {' '.join(words(answer))} "
-    mentioned = [letter for letter, option in zip(LETTERS, options) if words(option) and f" {' '.join(words(option))} " in said]
-    return mentioned[0] if len(mentioned) == 1 else None
+    """The option that an answer takes, None where that is none or not one alone.
+
+    A question with options asks for a letter, so that comes first: one that is the whole answer, stands at its beginning, is called the
+    answer, or stands in parentheses. Else an option's own words: all of the answer, or somewhere in it."""
+    letters = LETTERS[: len(options)]
+    alone, beginning, first = _ALONE.fullmatch(answer), _AT_THE_BEGINNING.match(answer), _FIRST_WORD.match(answer)
+    by_letter = [
+        [alone[1]] if alone else [], [beginning[1]] if beginning else [], _NAMED.findall(answer), _PARENTHESES.findall(answer),
+        [first[1]] if first else [],
+    ]  # fmt: skip
+    for found in by_letter:
+        chosen = {letter.upper() for letter in found} & set(letters)
+        if len(chosen) == 1:
+            return chosen.pop()
+    said = _literal(answer)
+    whole = [letter for letter, option in zip(letters, options) if said and _literal(option) == said]
+    inside = [letter for letter, option in zip(letters, options) if f" {' '.join(_literal(option))} " in f" {' '.join(said)} "]
+    return next((found[0] for found in (whole, inside) if len(found) == 1), None)
+
+
+def _literal(text: str) -> list[str]:
+    """`words`, or what there is where that is articles alone."""
+    return words(text) or _PUNCTUATION.sub(" ", text.casefold()).split()
 
 
 def words(text: str) -> list[str]:
@@ -89,6 +102,8 @@ def paired_difference(one: Mapping[int, bool], other: Mapping[int, bool], cluste
     for number, value in zip(common, difference - mean):
         sums[clusters[number]] = sums.get(clusters[number], 0.0) + float(value)
     groups = len(sums)
-    variance = sum(value**2 for value in sums.values()) * groups / max(1, groups - 1) / len(common) ** 2
+    if groups < 2:
+        return Share(len(common), mean, -1.0, 1.0)  # one clip says nothing of others
+    variance = sum(value**2 for value in sums.values()) * groups / (groups - 1) / len(common) ** 2
     half = CONFIDENCE * math.sqrt(variance)
     return Share(len(common), mean, mean - half, mean + half)

@@ -1,6 +1,7 @@
 // Vectors of float32 as wide as the target's registers, and the three functions that the kernels need of them.
 //
-// Compiler vectors (GCC and Clang), no intrinsics: the same source becomes AVX-512, AVX2, SSE or NEON.
+// Compiler vectors (GCC and Clang): the same source becomes AVX-512, AVX2, SSE or NEON. Intrinsics only where a kernel uses an
+// instruction that has no other name: half precision here, dot products of bytes and of bfloat16 pairs there.
 
 #pragma once
 
@@ -106,8 +107,8 @@ inline Vector load_half(const uint16_t* from) {
 // decay of nearly 1 is as exact as float32 holds it. n is added to the exponent.
 inline Vector exp2(Vector x) {
   constexpr float kRound = 12582912.0f;  // 1.5 2^23
-  // For negative floats a larger magnitude is a larger unsigned integer: one integer minimum is the clamp, and lets NaN pass (not
-  // one with its sign bit set, which becomes 2^-126: what else is computed with it is NaN all the same).
+  // For negative floats a larger magnitude is a larger unsigned integer: one integer minimum is the clamp, and lets NaN pass, but not
+  // one with its sign bit set (what x86 makes of infinity minus infinity), which becomes 2^-126: who calls has to let it through.
   const Bits bits = (Bits)x, lowest = Bits{} + 0xc2fc0000u;  // -126
   x = (Vector)(lowest < bits ? lowest : bits);
   const Vector rounded = x + kRound;

@@ -16,7 +16,7 @@ from export.ops.causal_conv import causal_conv
 from export.ops.linear_int4 import linear_int4, pack
 from export.ops.selective_scan import selective_scan_sequential
 from tests.export.test_selective_scan import REGIMES
-from tests.kernels.driver import Driver, build, host_variants
+from tests.kernels.driver import ARM_VARIANTS, Driver, build, host_variants
 from tests.numerics import max_error
 
 NAN = float("nan")
@@ -26,7 +26,7 @@ ANOTHER_STEP = 2e-3  # an activation between two of its 255 steps goes to the ot
 BFLOAT = 1e-2  # queries, keys, shares and values rounded to 8 bits each, errors of many terms
 CHANNELS = (1, 15, 16, 17, 70, 1152)  # around the widths of vectors and of a thread's share
 LENGTHS = (1, 2, 5, 31, 32, 33, 70)  # around a tile's steps
-ON_ARM = pytest.param("aarch64", marks=pytest.mark.full)
+ON_ARM = [pytest.param(variant, marks=pytest.mark.full) for variant in ARM_VARIANTS]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def built(tmp_path_factory):
     return functools.cache(lambda variant: build(variant, folder))
 
 
-@pytest.fixture(params=[*host_variants(), ON_ARM])
+@pytest.fixture(params=[*host_variants(), *ON_ARM])
 def driver(request, built) -> Driver:
     return built(request.param)
 
@@ -239,6 +239,22 @@ class TestAttention:
         got = driver.attention(large, rotation, 2, False, [383, 1])
         assert torch.isfinite(got).all() and max_error(got, wanted) <= 1e-3  # a score of 1e5 in float32 is exact to 1e-2
 
+    @pytest.mark.parametrize("half", [False, True], ids=["float32", "half"])
+    @pytest.mark.parametrize("spoiled", ["a query", "a key", "a value", "a key beyond half precision"])
+    def test_what_is_no_number_reaches_every_token_that_sees_it(self, driver, spoiled, half):
+        """An infinite key times zero is NaN with its sign bit set, which a clamp may lose."""
+        qkv, rotation = attention_case(4, 2, 32)
+        qkv, at = qkv[:71].clone(), 3
+        column = {"a query": 0, "a key": 4 * 32, "a value": 6 * 32, "a key beyond half precision": 4 * 32}[spoiled]
+        qkv[at, column] = torch.inf if "beyond" in spoiled else NAN
+        qkv[:, :2] = 0 if "beyond" in spoiled else qkv[:, :2]
+        caches = [torch.zeros(shape, dtype=torch.float16 if half else torch.float32) for shape in cache_shapes(2, CONTEXT, 32)]
+        wanted = cached_attention(qkv, rotation, *caches, 0).isfinite().reshape(71, 4, 32).all(-1)
+        for calls in ([70, 1], [1, 1, 1, 1, 67]):
+            got = driver.attention(qkv, rotation, 2, half, calls).isfinite().reshape(71, 4, 32).all(-1)
+            assert torch.equal(got[at:], wanted[at:]), calls
+        assert not wanted[at].all()
+
     def test_half_precision_numbers(self, driver):
         every = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.float16).float()
         between = torch.cat([every[1:], every[:-1]]).reshape(2, -1).mean(0)  # ties
@@ -290,12 +306,23 @@ class TestLinearInt4:
             got = driver.linear(torch.full((9, 4864), value), weight, scale, None, None, None, False, 0.0)
             assert max_error(got, torch.full((9, 16), integer * value * 4864)) <= SAME_SUMS
 
+    @pytest.mark.parametrize("value", [NAN, -NAN, torch.inf, -torch.inf])
+    def test_what_is_no_number_spoils_its_row_alone(self, driver, value):
+        """Else a decoder that overflows would go on with finite logits of nothing."""
+        x, weight, scale, bias, norm, _ = linear_case(11, 96, 64)
+        x = x.clone()
+        x[5, 40] = value
+        for around in ((bias, None, None), (None, norm, None)):
+            wanted = linear_int4(x, weight, scale, *around, [64], False, 1e-6).isfinite()
+            got = driver.linear(x, weight, scale, *around, False, 1e-6).isfinite()
+            assert not got[5].any() and torch.equal(got, wanted) and got.sum() == 10 * 64
+
 
 @pytest.mark.full
 class TestArmAgainstThisProcessor:
-    @pytest.fixture
-    def pair(self, built):
-        return built("aarch64"), built("native")
+    @pytest.fixture(params=ARM_VARIANTS)
+    def pair(self, built, request):
+        return built(request.param), built("native")
 
     @pytest.mark.parametrize("function", ["exp2", "softplus", "silu"])
     def test_functions(self, pair, function):
@@ -311,10 +338,12 @@ class TestArmAgainstThisProcessor:
             arm, host = (driver.convolution(*arguments) for driver in pair)
             assert max_error(arm, host) <= SAME_SUMS
 
-    def test_attention(self, pair):
+    @pytest.mark.parametrize("half", [False, True], ids=["float32", "half"])
+    def test_attention(self, pair, half):
+        """This processor's products of bfloat16 pairs, where it has them, are those of a half precision cache."""
         qkv, rotation = attention_case(14, 2, 64)
-        arm, host = (driver.attention(qkv[:168], rotation, 2, False, [37, 130, 1]) for driver in pair)
-        assert max_error(arm, host) <= SAME_SUMS
+        arm, host = (driver.attention(qkv[:168], rotation, 2, half, [37, 130, 1]) for driver in pair)
+        assert max_error(arm, host) <= (BFLOAT if half else SAME_SUMS)
 
     def test_linear(self, pair):
         for arguments in (linear_case(9, 128, 48), linear_case(1, 896, 128)):

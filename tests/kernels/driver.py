@@ -22,6 +22,7 @@ from export.ops.native import OPTIMISED, STANDARD, find_compiler
 SOURCE = Path(__file__).with_name("driver.cpp")
 SANITIZED = (STANDARD, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 ARM_PACKAGES = {"aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu", "qemu-aarch64": "qemu-user"}  # Debian's packages
+ARM_VARIANTS = {"aarch64": (), "aarch64+dotprod": ("-march=armv8.2-a+dotprod",)}  # the second is what phones since 2018 have
 LIMIT_S = 300
 
 
@@ -37,8 +38,9 @@ def host_variants() -> list[str]:
     if platform.machine() != "x86_64":
         return ["native", "sanitized"]
     cpuinfo = Path("/proc/cpuinfo")
-    has_avx2 = cpuinfo.exists() and " avx2 " in cpuinfo.read_text()
-    return ["native", *(["avx2"] if has_avx2 else []), "sse2", "sanitized"]
+    has = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    wider = [name for name, needs in (("avx512", {"avx512bw", "avx512dq", "avx512vl"}), ("avx2", {"avx2", "f16c"})) if needs <= has]
+    return ["native", *wider, "sse2", "sanitized"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Driver:
     @property
     def slow(self) -> bool:
         """Emulated, or with checks at every access: tens of times slower."""
-        return self.variant in ("aarch64", "sanitized")
+        return self.variant in (*ARM_VARIANTS, "sanitized")
 
     def run(self, *arguments: object, tensors: list[Tensor], shape: tuple[int, ...]) -> Tensor:
         """Float32 tensors in, one of `shape` out."""
@@ -89,13 +91,16 @@ class Driver:
 
 
 def build(variant: str, folder: Path) -> Driver:
-    """Compile `driver.cpp` for "native", "avx2", "sse2", "sanitized" (the host's) or "aarch64" (run by an emulator)."""
+    """Compile `driver.cpp` for "native", "avx512" (the first, without products of bytes and bfloat16), "avx2", "sse2", "sanitized" (the
+    host's), or for "aarch64" and "aarch64+dotprod" (run by an emulator)."""
     out = folder / f"driver-{variant}"
-    if variant == "aarch64":
+    if variant in ARM_VARIANTS:
         missing = [package for tool, package in ARM_PACKAGES.items() if not shutil.which(tool)]
         if missing:
             no_tool(f"kernels on Arm need the Debian packages {' and '.join(missing)}: apt-get install {' '.join(missing)}")
-        compiled = subprocess.run(["aarch64-linux-gnu-g++", "-static", *OPTIMISED, SOURCE, "-o", out], capture_output=True, text=True)
+        compiled = subprocess.run(
+            ["aarch64-linux-gnu-g++", "-static", *OPTIMISED, *ARM_VARIANTS[variant], SOURCE, "-o", out], capture_output=True, text=True
+        )
         assert compiled.returncode == 0, compiled.stderr
         return Driver(variant, ("qemu-aarch64", str(out)))
     try:
@@ -104,6 +109,7 @@ def build(variant: str, folder: Path) -> Driver:
         no_tool(f"the kernels themselves cannot be tested here: {error}")
     flags = {
         "native": (*OPTIMISED, *compiler.target),
+        "avx512": (*OPTIMISED, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"),
         "avx2": (*OPTIMISED, "-mavx2", "-mfma", "-mf16c"),
         "sse2": OPTIMISED,
         "sanitized": SANITIZED,

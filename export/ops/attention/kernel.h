@@ -206,6 +206,16 @@ size_t weigh(const uint32_t* shares, const uint32_t* values, size_t width, const
   return e;
 }
 
+inline Bits larger_bits(Bits one, Bits other) {
+  return one > other ? one : other;
+}
+
+// NaN where the largest bits of some numbers are those of a NaN with its sign bit set, which `exp2` does not let through; else zero.
+inline Vector lost(Bits worst) {
+  constexpr uint32_t kMinusInfinity = 0xff800000u;
+  return (Vector)(worst > kMinusInfinity);  // all bits set, or none
+}
+
 // exp2(scores - most) as the shares of one row, float32 in place and as words; the first `visible` keys take part.
 template <typename Format>
 void shares_of(float* scores, size_t visible, float& most, Vector& total, float& factor, uint32_t* words) {
@@ -216,13 +226,16 @@ void shares_of(float* scores, size_t visible, float& most, Vector& total, float&
   factor = most == now ? 1.0f : std::exp2(most - now);
   most = now;
   Vector added[2] = {};
+  Bits worst{};
   for (size_t key = 0; key < kKeyTile; key += 2 * kLanes) {
-    const Vector one = exp2(load(scores + key) - now), other = exp2(load(scores + key + kLanes) - now);
+    const Vector below[2] = {load(scores + key) - now, load(scores + key + kLanes) - now};
+    const Vector one = exp2(below[0]), other = exp2(below[1]);
     added[0] += one;
     added[1] += other;
+    worst = larger_bits(worst, larger_bits((Bits)below[0], (Bits)below[1]));
     Format::store_terms(words + key / Format::kPer, one, other);
   }
-  total = total * factor + added[0] + added[1];
+  total = total * factor + added[0] + added[1] + lost(worst);
 }
 
 // One token's query heads of a group, rotated and scaled so that a score is an exponent of 2: [shared, E].
@@ -374,15 +387,17 @@ void step_heads(const Attention<Element>& call, size_t group, size_t first, size
     float* row = scores + h * stride;
     std::fill(row + count, row + padded, kLowest);
     Vector highest = load(row), added{};
+    Bits worst{};
     for (size_t key = kLanes; key < padded; key += kLanes) highest = larger(highest, load(row + key));
     const float most = largest(highest);
     for (size_t key = 0; key < padded; key += kLanes) {
-      const Vector share = exp2(load(row + key) - most);
+      const Vector below = load(row + key) - most, share = exp2(below);
       added += share;
+      worst = larger_bits(worst, (Bits)below);
       store(row + key, share);
     }
     out[h * each] = most;
-    out[h * each + 1] = sum(added);
+    out[h * each + 1] = sum(added + lost(worst));
   }
   constexpr size_t kC = kColumns * kHeads <= 28 ? kColumns : kColumns / 2;
   const Element* values = call.value_row(group, first);

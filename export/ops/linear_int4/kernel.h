@@ -6,18 +6,21 @@
 // off by beginning each group's sum at -8 times the sum of its activations.
 //
 // Inputs are quantized once (`quantize_tile`), symmetrically: scale = largest magnitude / 127. The rows of a tile lie together, 4
-// inputs of each in turn, so that all of them are found from one address.
+// inputs of each in turn, so that all of them are found from one address. A group with an infinity or a NaN has the scale NaN, and so
+// has every result of its row.
 
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "../vectors.h"
 
 namespace mobile_videogpt {
 
+constexpr int32_t kInfinity = 0x7f800000;  // the bits of float32's
 constexpr size_t kGroup = 32;  // inputs that share a scale
 constexpr size_t kChannels = 16;  // whose weights lie together
 constexpr size_t kLinearUnit = 4;  // blocks of channels that a thread takes at a time
@@ -70,20 +73,24 @@ inline void quantize_tile(const float* x, const float* norm, float epsilon, cons
     }
     for (size_t group = 0; group < groups; ++group) {
       constexpr size_t kParts = kGroup / kLanes;
-      Vector value[kParts], largest{};
+      Vector value[kParts];
+      Integers largest{};  // magnitudes as integers, in the order of the numbers; NaN is above infinity
       for (size_t part = 0; part < kParts; ++part) {
         const size_t i = group * kGroup + part * kLanes;
         value[part] = load(from + i) * factor;
         if (norm) value[part] *= load(norm + i);
-        const Vector size = (Vector)((Integers)value[part] & 0x7fffffff);
+        const Integers size = (Integers)value[part] & 0x7fffffff;
         largest = size > largest ? size : largest;
       }
-      float most = largest[0];
-      for (size_t i = 1; i < kLanes; ++i) most = std::max(most, largest[i]);
-      const float inverse = most > 0 ? 127.0f / most : 0.0f;
-      int8_t rounded[kGroup];
+      int32_t most_bits = largest[0];
+      for (size_t i = 1; i < kLanes; ++i) most_bits = std::max(most_bits, static_cast<int32_t>(largest[i]));
+      float most;
+      std::memcpy(&most, &most_bits, sizeof most);
+      const bool finite = most_bits < kInfinity;
+      const float inverse = finite && most > 0 ? 127.0f / most : 0.0f;
+      int8_t rounded[kGroup] = {};
       Integers totals{};
-      for (size_t part = 0; part < kParts; ++part) {
+      for (size_t part = 0; finite && part < kParts; ++part) {
         constexpr float kRound = 12582912.0f;  // 1.5 2^23: what is added to it is rounded to an integer, ties to even
         const Integers whole = __builtin_convertvector((value[part] * inverse + kRound) - kRound, Integers);
         totals += whole;
@@ -96,7 +103,7 @@ inline void quantize_tile(const float* x, const float* norm, float epsilon, cons
       if (count == 1) std::memcpy(values, rounded, kGroup);
       else
         for (size_t four = 0; four < kGroup / 4; ++four) std::memcpy(values + four * count * 4, rounded + four * 4, 4);
-      to.scales[row * groups + group * count + r] = most / 127.0f;
+      to.scales[row * groups + group * count + r] = finite ? most / 127.0f : std::numeric_limits<float>::quiet_NaN();
       to.starts[row * groups + group * count + r] = -8 * total;
     }
   }
@@ -113,7 +120,7 @@ inline Integers add_dots(Integers sums, Integers unsigned_bytes, int32_t signed_
 #elif defined(__AVX512BW__)
   const auto pairs = _mm512_maddubs_epi16((__m512i)unsigned_bytes, _mm512_set1_epi32(signed_bytes));  // at most 15 127 2: no overflow
   return sums + (Integers)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && !defined(__AVX512F__)
   const auto pairs = _mm256_maddubs_epi16((__m256i)unsigned_bytes, _mm256_set1_epi32(signed_bytes));
   return sums + (Integers)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #elif defined(__ARM_FEATURE_DOTPROD)
