@@ -98,15 +98,27 @@ class _Process:
 _process = _Process()
 
 
+def has_graphs() -> bool:
+    """Whether this process has loaded any, which hold a pointer to the thread pool."""
+    return _process.has_graphs
+
+
+def threads_in_use() -> int:
+    """Threads of the process's pool."""
+    with quiet():  # its first use looks at the processor, and says so
+        return bindings()._threadpool_get_thread_count()
+
+
 def use_threads(threads: int) -> None:
     """Give the process's thread pool so many threads.
 
     Raises:
         BackendError: graphs were loaded with another number, and would be left with a pool that is gone.
     """
-    with quiet():  # the pool's first use looks at the processor, and says so
-        current = bindings()._threadpool_get_thread_count()
-        if threads != current and not _process.has_graphs:
-            bindings()._unsafe_reset_threadpool(threads)
-    if threads != current and _process.has_graphs:
+    current = threads_in_use()
+    if threads == current:
+        return
+    if _process.has_graphs:
         raise BackendError(f"--threads {threads}: this process has loaded graphs with {current} threads already; start another process")
+    with quiet():
+        bindings()._unsafe_reset_threadpool(threads)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 import statistics
 import sys
@@ -28,6 +27,7 @@ from export.arguments import ArgumentParser
 from export.checkpoint import open_checkpoint
 from export.config import FRAMES, IMAGE_SIZE, IMAGE_TOKENS_PLACEHOLDER
 from export.errors import ExportError, PromptError, command
+from export.executorch_runtime import threads_in_use
 from runtime_py import peers
 from runtime_py.backends.base import GraphBackend, Graphs
 from runtime_py.files import check_writable, write_text
@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
         **bench(backend, args.context, args.new_tokens, args.runs),
         "new_tokens": args.new_tokens,
         "runs": args.runs,
-        "threads": args.threads or (torch.get_num_threads() if args.bundle is None else os.cpu_count()),
+        "threads": args.threads or (threads_in_use() if backend.name == "executorch" else torch.get_num_threads()),
         "peak_rss_bytes": peak_rss_bytes(),
         "bundle_bytes": backend.bundle_bytes(),
         "versions": backend.versions() | {"python": platform.python_version()},

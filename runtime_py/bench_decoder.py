@@ -5,14 +5,16 @@
 
 llama.cpp comes from the package registry (llama-cpp-python, compiled for this machine, about ten minutes the first time) into an
 environment of its own under --work, and runs a Q4_0 file of the bundle's sizes with random weights that this program writes.
-Prefill of a video and a question, decoding behind contexts of growing length; medians of turns, and the ratios. --plot draws the
-milliseconds of a token against the context. The last line on stdout is one JSON object.
+Prefill of a video and a question, decoding behind contexts of growing length, as far as the bundles' contexts reach (8,192 needs
+`export.build --max-context 8320`); medians of turns, and the ratios. --plot draws the milliseconds of a token against the context. The
+last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import statistics
@@ -26,9 +28,9 @@ import numpy as np
 
 from export.arguments import ArgumentParser
 from export.bundle import open_bundle
-from export.errors import BackendError, ExportError, command
+from export.errors import BackendError, ExportError, command, one_line
 from runtime_py.files import check_writable, write_text
-from runtime_py.load import check_threads
+from runtime_py.load import available_cores, check_threads
 from runtime_py.plots import lines
 from runtime_py.timing import take_turns
 
@@ -84,23 +86,24 @@ def install_llama(work: Path) -> Path:
     stamp = work / "llama" / ".installed"
     if not stamp.exists() or stamp.read_text() != " ".join(PACKAGES):
         print(f"installing {PACKAGES[0]} into {work / 'llama'}: it is compiled, which takes minutes", file=sys.stderr, flush=True)
-        venv.create(work / "llama", with_pip=True, clear=True)
-        install = [str(python), "-m", "pip", "install", "-q", *PACKAGES]
-        ran = subprocess.run(
-            install, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, env=os.environ | {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
-        )
-        if ran.returncode:
-            said = (ran.stderr.strip() or "no message").splitlines()[-1]
-            raise BackendError(
-                f"{PACKAGES[0]} cannot be installed ({said}): it needs CMake's and a C++ compiler's packages, and the network"
-            )
+        try:
+            venv.create(work / "llama", with_pip=True, clear=True)
+            install = [str(python), "-m", "pip", "install", "-q", *PACKAGES]
+            environment = os.environ | {"CMAKE_ARGS": "-DGGML_NATIVE=ON"}
+            ran = subprocess.run(install, capture_output=True, text=True, timeout=INSTALL_LIMIT_S, env=environment)
+            said = (ran.stderr.strip() or "no message").splitlines()[-1] if ran.returncode else ""
+        except (OSError, subprocess.SubprocessError) as error:
+            said = one_line(error)
+        if said:
+            raise BackendError(f"{PACKAGES[0]} cannot be installed ({said}): it needs CMake, a C++ compiler, venv, and the network")
         stamp.write_text(" ".join(PACKAGES))
     return python
 
 
 def write_model(python: Path, work: Path, sizes: dict) -> Path:
     """The Q4_0 file of these sizes, written where it is not there yet."""
-    model = work / f"random-{sizes['width']}x{sizes['layers']}-q4_0.gguf"
+    which = hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()[:12]
+    model = work / f"random-{sizes['width']}x{sizes['layers']}-{which}-q4_0.gguf"
     if not model.exists():
         asked, partial = work / "sizes.json", model.with_suffix(".partial")
         asked.write_text(json.dumps(sizes))
@@ -160,25 +163,32 @@ def main(argv: list[str] | None = None) -> None:
         if path is not None:
             check_writable(path)
     check_threads(args.threads)
-    threads = args.threads or os.cpu_count() or 1
+    threads = args.threads or available_cores()
     bundles = [open_bundle(folder) for folder in (args.bundle, *args.other)]
+    names = [bundle.folder.resolve().name for bundle in bundles]
+    if len({*names, "llama.cpp"}) <= len(names):
+        raise ExportError(f"the contenders are called {', '.join(names)}: rename a folder, figures go by its name")
     room = min(bundle.manifest.decoder.max_context for bundle in bundles)
     if room < PREFILL + STEPS:
         raise ExportError(f"a bundle's context of {room} tokens is below {PREFILL + STEPS}: build with a larger --max-context")
     contexts = [context for context in CONTEXTS if context + STEPS <= room]
+    if len(contexts) < len(CONTEXTS):
+        print(f"the bundles' contexts of {room} tokens reach to {contexts[-1]}, not to {CONTEXTS[-1]}", file=sys.stderr, flush=True)
     args.work.mkdir(parents=True, exist_ok=True)
     python = install_llama(args.work)
     model = write_model(python, args.work, dataclasses.asdict(bundles[0].manifest.config().decoder))
     with contextlib.ExitStack() as stack:
         ours = [[sys.executable, "-m", "runtime_py.decoder_worker", str(bundle.folder), str(threads)] for bundle in bundles]
-        workers = [stack.enter_context(Worker(bundle.folder.resolve().name, command)) for bundle, command in zip(bundles, ours)]
+        workers = [stack.enter_context(Worker(name, command)) for name, command in zip(names, ours)]
         llama = [str(python), str(WORKER), "serve", str(model), str(max(contexts) + 2 * STEPS), str(threads)]
         workers.append(stack.enter_context(Worker("llama.cpp", llama)))
         seconds = measure(workers, contexts, args.turns)
         print(table(seconds, workers), file=sys.stderr)
     names = [worker.name for worker in workers]
+    ratios = {asked: {name: took["llama.cpp"] / took[name] for name in names if name != "llama.cpp"} for asked, took in seconds.items()}
     report = {
         "seconds": seconds,
+        "times_llama_cpp": ratios,
         "growth_ms_per_1000": {name: growth_ms(seconds, name) for name in names},
         "peak_rss_bytes": {worker.name: worker.peak_rss_bytes for worker in workers},
         "threads": threads,

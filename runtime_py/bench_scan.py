@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from export.executorch_runtime import load_method, use_threads
 from export.ops import native
 from export.ops.selective_scan import selective_scan_fused, selective_scan_looped, selective_scan_sequential, selective_scan_unrolled
 from runtime_py.files import check_writable, write_text
-from runtime_py.load import check_threads
+from runtime_py.load import available_cores, check_threads
 from runtime_py.plots import lines
 from runtime_py.timing import take_turns, timed
 
@@ -150,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
         if path is not None:
             check_writable(path)
     check_threads(args.threads)
-    threads = args.threads or os.cpu_count() or 1
+    threads = args.threads or available_cores()
     torch.set_num_threads(threads)
     use_threads(threads)
     native.load()

@@ -24,7 +24,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from export.arguments import ArgumentParser
-from export.errors import PromptError, SnapshotError, VideoError, command, one_line
+from export.errors import ExportError, PromptError, SnapshotError, VideoError, command, one_line
 from runtime_py.load import add_source_arguments, find_source, load_tokenizer
 from runtime_py.sampling import Sampler
 from runtime_py.session import MAX_NEW_TOKENS, Session
@@ -108,14 +108,20 @@ class Chat:
         self._video_s: dict[str, float] = {}  # reported with the first answer
 
     def recall(self, cache: VideoCache, video: str, read: Callable[[], Clip]) -> None:
-        """Take a video from the cache where it was watched before; else `read` and watch it, and keep it there under `video`."""
+        """Take a video from the cache where it was watched before; else `read` and watch it, and keep it there under `video`. A cache
+        that cannot be written costs a warning, not the answer."""
+        started = time.perf_counter()
         if cache.restore(self.session, video):
+            self._video_s = {"taken from the cache": time.perf_counter() - started}
             print(f"watched before: taken from {cache.folder}", file=sys.stderr, flush=True)
             return
         self.watch(read())
         started = time.perf_counter()
         self.session.prefill_video()
-        cache.keep(self.session, video)
+        try:
+            cache.keep(self.session, video)
+        except (ExportError, OSError) as error:
+            print(f"warning: the video is not kept in {cache.folder}: {one_line(error)}", file=sys.stderr, flush=True)
         self._video_s["prefill and keeping"] = time.perf_counter() - started
 
     def watch(self, clip: Clip) -> None:
@@ -125,7 +131,7 @@ class Chat:
         picked = self.session.watch(clip.pixels)
         spent = self.session.stages_s
         projectors_s = spent["image_projector"] + spent["video_projector"]
-        stages = ("image_encoder", "frame_scorer", "video_encoder")
+        stages = ("loading", "image_encoder", "frame_scorer", "video_encoder")
         self._video_s = clip.seconds | {stage: spent[stage] for stage in stages} | {"projectors": projectors_s}
         print(clip.key_frames_line(picked), file=sys.stderr, flush=True)
 
@@ -239,14 +245,17 @@ def main(argv: list[str] | None = None) -> None:
     load, tokenizer_file = find_source(args)
     encode, tokenizer = load_tokenizer(tokenizer_file, args.bundle or args.checkpoint)
     part = (args.video, args.start, args.end)
-    clip, video = (Clip.read(*part), None) if args.cache is None else (None, video_fingerprint(*part))  # before the weights are read
+    cache = VideoCache(args.cache, int(args.cache_limit * 1e9)) if args.cache is not None else None
+    if cache is not None:
+        cache.prepare()
+    clip, video = (Clip.read(*part), None) if cache is None else (None, video_fingerprint(*part))  # before the weights are read
     session = Session(load(), encode)
     chat = Chat(session, tokenizer, sampler, args.max_new_tokens)
     prompt = _valid(args.prompt) if args.prompt is not None else None
     if prompt is not None:
         session.prompt_ids(prompt)  # too long a question must not cost the encoding of the video first
-    if video is not None:
-        chat.recall(VideoCache(args.cache, int(args.cache_limit * 1e9)), video, lambda: Clip.read(*part))
+    if cache is not None and video is not None:
+        chat.recall(cache, video, lambda: Clip.read(*part))
     elif clip is not None:
         chat.watch(clip)
         del clip  # its pixels take 77 MB, which the conversation does not need

@@ -82,6 +82,8 @@ class Llama:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = context, context, MICRO_BATCH
         params.n_threads = params.n_threads_batch = threads
+        if "flash_attn_type" not in dict(params._fields_):  # ctypes takes any name, and llama.cpp would not hear of it
+            raise SystemExit("this llama-cpp-python has no flash_attn_type: install the pinned one")
         params.flash_attn_type = 1  # enabled
         params.no_perf = True
         self.context = llama_cpp.llama_init_from_model(self.model, params)
@@ -93,7 +95,8 @@ class Llama:
 
     def cut(self, position: int) -> None:
         """Forget what is behind `position`."""
-        self.lib.llama_memory_seq_rm(self.lib.llama_get_memory(self.context), 0, position, -1)
+        if not self.lib.llama_memory_seq_rm(self.lib.llama_get_memory(self.context), 0, position, -1):
+            raise SystemExit("llama.cpp does not forget: its decoding would be measured behind another context")
 
     def decode(self, tokens: list[int]) -> float:
         """Seconds of one call."""

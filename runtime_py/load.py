@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,6 +90,11 @@ def check_macos(units: str) -> None:
     """Refuse Core ML's own units anywhere else."""
     if units != INTERPRETED and sys.platform != "darwin":
         raise BackendError(f"--compute-units {units} needs macOS: leave it out, and the packages are interpreted")
+
+
+def available_cores() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_threads(threads: int | None) -> None:

@@ -4,8 +4,8 @@ The decoder's cache holds the conversation so far; a later question prefills its
 question, the system's words and the video, is the same in every conversation: it is prefilled once, others begin behind it
 (`start_over`), and `runtime_py.snapshot` keeps it across processes.
 
-When a question does not fit the context any more, the oldest turns are forgotten: the video stays, and as many of the last turns
-as leave room for an answer; `forgotten` counts the others. What is kept is fed in as the ids that were fed and chosen before.
+When a question does not leave room for an answer any more, the oldest turns are forgotten: the video stays, and as many of the last
+turns as leave that room; `forgotten` counts the others. What is kept is fed in as the ids that were fed and chosen before.
 """
 
 from __future__ import annotations
@@ -137,13 +137,16 @@ class Session:
         return self._prompt(self._turn(question))
 
     def ask(self, question: str, sampler: Sampler | None = None, max_new_tokens: int = MAX_NEW_TOKENS) -> Iterator[int]:
-        """Ask in words; yields the answer's ids as they come. Where the question does not fit, the oldest turns are forgotten first."""
+        """Ask in words; yields the answer's ids as they come. Where the question leaves no room for an answer (ANSWER_ROOM tokens, or
+        `max_new_tokens`), the oldest turns are forgotten first."""
         turn = self._turn(question)
         ids = self._prompt(turn)
         whole = self.position > 0 or not self._held.turns  # else a first token behind what was kept never came
-        if whole and self._fits(ids):
+        room = min(ANSWER_ROOM, max_new_tokens)
+        position, new = self._growth(ids)
+        if whole and self._fits(ids) and (not self._held.turns or position + new + room <= self.backend.max_context):
             return self._answer(ids, turn, sampler, max_new_tokens)
-        kept, ids = self._shortened(turn)
+        kept, ids = self._shortened(turn, room)
         self.forgotten += len(self._held.turns) - len(kept)
         self._held = Held(turns=kept)
         return self._answer(ids, turn, sampler, max_new_tokens)
@@ -180,7 +183,7 @@ class Session:
         return Turn(tuple(question_ids(question, encode)), tuple(tokenize(next_turn(question), encode)))
 
     def _prompt(self, turn: Turn) -> list[int]:
-        """What `prompt_ids` gives."""
+        """The ids of `turn` as the conversation's next; errors as `prompt_ids`."""
         from_the_beginning = self._from_the_beginning(turn)
         ids = list(turn.later or ()) if self.position else from_the_beginning
         if not self._fits(ids):
@@ -194,15 +197,15 @@ class Session:
             ids += [*(one.later or ()), *one.answer]
         return ids
 
-    def _shortened(self, turn: Turn) -> tuple[tuple[Turn, ...], list[int]]:
-        """As many of the last turns as leave room for `turn` and an answer, and the ids of all that from the beginning on."""
+    def _shortened(self, turn: Turn, room: int) -> tuple[tuple[Turn, ...], list[int]]:
+        """As many of the last turns as leave `room` behind `turn`, and the ids of all that from the beginning on."""
         for forgotten in range(len(self._held.turns) + 1):
             kept = self._held.turns[forgotten:]
             first, *later = (*kept, turn)
             if first.first is None or any(one.later is None for one in later):
                 continue
             ids = self._from_the_beginning(first, later)
-            if not kept or self._tokens(ids) + ANSWER_ROOM <= self.backend.max_context:
+            if not kept or self._tokens(ids) + room <= self.backend.max_context:
                 return kept, ids
         raise AssertionError("a turn in words fits by itself: prompt_ids checks it")
 

@@ -1,8 +1,9 @@
 """A session on disk: the cache as far as it is filled, the video's tokens, and the conversation, for another process.
 
 One safetensors file. Its header says what it belongs to: the format's version, the bundle or checkpoint and how it is run, the video,
-and the SHA-256 of the tensors. What does not belong together is refused, so that no answer is about another video or from another
-model. `VideoCache` is a folder of such files, one for each video, that stays below a size: the least recently used go first.
+and the SHA-256 of all that and of the tensors. What does not belong together is refused, so that no answer is about another video or
+from another model. `VideoCache` is a folder of such files, one for each video, that stays below a size: the least recently used go
+first.
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ import dataclasses
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from export.errors import ExportError, SnapshotError, one_line
+from export.errors import BackendError, ExportError, SnapshotError, one_line
 from runtime_py.backends.base import GraphBackend
-from runtime_py.files import replacing
+from runtime_py.files import check_writable, replacing
 from runtime_py.session import Held, Session, State, Turn
 
-FORMAT, VERSION = "mobile-videogpt session", "1"
+FORMAT, VERSION = "mobile-videogpt session", "2"
 VISUAL = "visual"  # the video's tokens; every other tensor is the backend's cache, under its own name
 SUFFIX = ".session"
+ABANDONED_S = 3600
 REMEDY = "delete it and watch the video again"
 
 
@@ -46,10 +49,10 @@ def snapshot(session: Session, path: Path, video: str) -> None:
     tensors = {VISUAL: state.visual.cpu().contiguous(), **session.backend.read_cache(state.filled)}
     about = {
         "format": FORMAT, "version": VERSION, "model": session.backend.identity, "video": video,
-        "conversation": json.dumps(_to_json(state)), "sha256": _hash(tensors),
+        "conversation": json.dumps(_to_json(state)),
     }  # fmt: skip
     with replacing(path) as file:
-        file.write(save(tensors, metadata=about))
+        file.write(save(tensors, metadata=about | {"sha256": _hash(about, tensors)}))
 
 
 def restore(session: Session, path: Path, video: str) -> None:
@@ -63,7 +66,7 @@ def restore(session: Session, path: Path, video: str) -> None:
     for key, wanted in belongs.items():
         if about.get(key) != wanted:
             raise SnapshotError(f"{path} is of another {key}: {REMEDY}")
-    if about.get("sha256") != _hash(tensors):
+    if about.pop("sha256", None) != _hash(about, tensors):
         raise SnapshotError(f"{path} is damaged: {REMEDY}")
     try:
         state = _from_json(json.loads(about["conversation"]), tensors.pop(VISUAL))
@@ -92,15 +95,22 @@ class VideoCache:
     folder: Path
     limit_bytes: int
 
+    def prepare(self) -> None:
+        """Make the folder. Raises ExportError where it cannot be made or written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ExportError(f"--cache {self.folder} cannot be made ({error.strerror}): choose another folder") from error
+        check_writable(self.folder / SUFFIX)
+
     def restore(self, session: Session, video: str) -> bool:
-        """Put the session back that watched this video, where there is one; a file that is damaged is removed."""
+        """Put the session back that watched this video, where there is one that can be read: `keep` writes anew over what cannot."""
         path = self._path(session.backend, video)
-        if not path.is_file():
+        if not path.exists():
             return False
         try:
             restore(session, path, video)
-        except SnapshotError:
-            path.unlink(missing_ok=True)
+        except (SnapshotError, BackendError):
             return False
         with contextlib.suppress(OSError):
             os.utime(path)  # used now
@@ -110,12 +120,9 @@ class VideoCache:
         """Write the session, and remove what has not been used for longest until the folder is below its limit.
 
         Raises:
-            ExportError: the folder cannot be written.
+            ExportError, OSError: the folder cannot be written, or the disk is full.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ExportError(f"--cache {self.folder} cannot be made ({error.strerror}): choose another folder") from error
+        self.prepare()
         snapshot(session, self._path(session.backend, video), video)
         self._trim()
 
@@ -127,6 +134,10 @@ class VideoCache:
         for file in self.folder.glob(f"*{SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):  # another process trims too
                 found.append((file.stat(), file))
+        for file in self.folder.glob(f".*{SUFFIX}.partial-*"):  # of a process that was killed while it wrote
+            with contextlib.suppress(OSError):
+                if time.time() - file.stat().st_mtime > ABANDONED_S:
+                    file.unlink()
         total = 0
         for stat, file in sorted(found, key=lambda one: one[0].st_mtime, reverse=True):
             total += stat.st_size
@@ -149,8 +160,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise SnapshotError(f"{path} cannot be read as a session ({one_line(error)}): {REMEDY}") from error
 
 
-def _hash(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _hash(about: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

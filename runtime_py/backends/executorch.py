@@ -11,10 +11,11 @@ from torch import Tensor
 
 from export.bundle import Bundle
 from export.errors import BackendError, BundleError, one_line
-from export.executorch_runtime import bindings, load_method, operator_names, read_lazily, return_memory, use_threads
+from export.executorch_runtime import bindings, has_graphs, load_method, operator_names, read_lazily, return_memory, use_threads
 from export.ops import native
 from export.ops.attention import KEY_LANES
 from runtime_py.backends.base import bundle_identity, copy_into
+from runtime_py.load import available_cores
 
 INTERPRETED = "executorch_prim::"  # instructions of the runtime itself, present in every build
 
@@ -36,8 +37,8 @@ class ExecutorchBackend:
             self._load_kernels()
         self._check_operators()
         self._methods: dict[str, object] = {}
-        if threads is not None:
-            use_threads(threads)
+        if threads is not None or not has_graphs():
+            use_threads(threads or available_cores())
 
     def run(self, graph: str, *inputs: Tensor) -> Tensor:
         return self._execute(graph, *(x.contiguous() for x in inputs))

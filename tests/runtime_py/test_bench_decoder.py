@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,20 @@ def test_what_cannot_be_installed_or_written_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(BackendError, match="cannot be written: ERROR: no network"):
         write_model(tmp_path / "python", tmp_path, {"width": 64, "layers": 2})
     assert not list(tmp_path.glob("*.gguf"))
+
+
+def test_contenders_of_one_name_are_refused(tiny_fused_bundle, tmp_path, capsys):
+    assert main(["--bundle", str(tiny_fused_bundle), "--other", str(tiny_fused_bundle), "--work", str(tmp_path / "w")]) == 2
+    assert "rename a folder" in capsys.readouterr().err and not (tmp_path / "w").exists()
+
+
+def test_a_model_of_other_sizes_is_another_file(tmp_path, monkeypatch):
+    """Also where width and layers are the same."""
+    written = lambda command, **_: Path(command[-1]).write_bytes(b"") and None or subprocess.CompletedProcess(command, 0)  # noqa: E731
+    monkeypatch.setattr(bench_decoder.subprocess, "run", written)
+    sizes = {"width": 64, "layers": 2, "vocab": 100}
+    models = {write_model(tmp_path / "python", tmp_path, sizes | change) for change in ({}, {"vocab": 200}, {})}
+    assert len(models) == 2
 
 
 @pytest.mark.parametrize("arguments, says", [(["--turns", "0"], "at least 1"), (["--json", "no/where"], "cannot be written")])

@@ -1,5 +1,6 @@
 """`chat` from end to end, on the demo checkpoint and the sample clip: what it prints, what it survives, and what it refuses."""
 
+import errno
 import io
 import itertools
 import json
@@ -29,7 +30,7 @@ DEMO = ROOT / "calibration" / "demo"
 CLIP = DEMO / "sample.mp4"
 TOKENIZER = DEMO / "checkpoint" / "tokenizer.json"
 REPORT = re.compile(r"first token after (\d+\.\d+) s( \(.*?\))?; (\d+) tokens( \(.*?\))?(; \d+\.\d tokens/s)?; peak memory (\d+) MB")
-SPLIT = ("read", "preprocess", "image_encoder", "frame_scorer", "video_encoder", "projectors", "prefill")
+SPLIT = ("read", "preprocess", "loading", "image_encoder", "frame_scorer", "video_encoder", "projectors", "prefill")
 
 
 @pytest.fixture(scope="module")
@@ -232,9 +233,26 @@ def test_a_video_that_was_watched_before_is_answered_about_at_once(short_checkpo
     (file,) = (tmp_path / "watched").iterdir()
     file.write_bytes(b"damaged")
     assert run() == 0
-    assert capsys.readouterr().out == first.out
+    third = capsys.readouterr()
+    assert third.out == first.out and "key frames" in third.err
+    assert run() == 0 and "watched before" in capsys.readouterr().err  # it was written anew
     assert chat.main(arguments(*cache, "--cache-limit", "0", checkpoint=short_checkpoint)) == 2
     assert "--cache-limit 0" in capsys.readouterr().err
+
+
+def test_a_cache_that_fails_costs_a_warning_and_one_that_cannot_be_costs_no_work(short_checkpoint, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(chat.VideoCache, "keep", full)
+    options = ("--prompt", "Why?", "--max-new-tokens", 3, "--cache")
+    assert chat.main(arguments(*options, tmp_path / "full", checkpoint=short_checkpoint)) == 0
+    captured = capsys.readouterr()
+    assert captured.out and "warning: the video is not kept" in captured.err and "No space left" in captured.err
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(Checkpoint, "load", lambda *_, **__: pytest.fail("weights were read"))
+    assert chat.main(arguments(*options, tmp_path / "file", checkpoint=short_checkpoint)) == 2
+    assert "cannot be made" in capsys.readouterr().err
 
 
 def test_too_long_a_question_leaves_the_conversation_as_it_was(short_checkpoint, monkeypatch, capsys):

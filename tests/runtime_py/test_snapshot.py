@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -95,16 +96,23 @@ def rewrite(path, change_about=None, change_tensors=None):
     save_file(tensors, str(path), metadata=about)
 
 
+def _move(about):
+    conversation = json.loads(about["conversation"])
+    conversation["held"]["position"] += 1
+    about["conversation"] = json.dumps(conversation)
+
+
 DAMAGE = {
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "cannot be read as a session"),
     "no session": (lambda path: path.write_text("{}"), "cannot be read as a session"),
     "gone": (lambda path: path.unlink(), "cannot be read as a session"),
     "another file": (lambda path: rewrite(path, lambda about: about.pop("format")), "no session of this project"),
-    "another version": (lambda path: rewrite(path, lambda about: about.update(version="0")), "version 0, and this program reads 1"),
+    "another version": (lambda path: rewrite(path, lambda about: about.update(version="0")), "version 0, and this program reads 2"),
     "another model": (lambda path: rewrite(path, lambda about: about.update(model="x")), "of another model"),
     "a flipped value": (lambda path: rewrite(path, None, lambda t: t["keys"][0, 0, 0].add_(1)), "is damaged"),
     "a missing tensor": (lambda path: rewrite(path, None, lambda t: t.pop("values")), "is damaged"),
-    "no conversation": (lambda path: rewrite(path, lambda about: about.update(conversation="{}")), "holds no conversation"),
+    "no conversation": (lambda path: rewrite(path, lambda about: about.update(conversation="{}")), "is damaged"),
+    "another position": (lambda path: rewrite(path, _move), "is damaged"),
 }
 
 
@@ -183,7 +191,7 @@ class TestVideoCache:
         assert [cache.restore(session, video) for video in "abc"] == [True, False, True]
         assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= cache.limit_bytes
 
-    def test_a_damaged_file_is_removed_and_no_other_is_touched(self, session, tmp_path):
+    def test_a_damaged_file_is_written_anew_and_no_other_is_touched(self, session, tmp_path):
         (tmp_path / "holiday.mp4").write_bytes(b"mine")
         cache = VideoCache(tmp_path, 1)
         cache.keep(session, "a")  # larger than the limit: it does not stay
@@ -192,7 +200,22 @@ class TestVideoCache:
         cache.keep(session, "a")
         next(tmp_path.glob(f"*{SUFFIX}")).write_bytes(b"damaged")
         assert not cache.restore(session, "a")
-        assert [file.name for file in tmp_path.iterdir()] == ["holiday.mp4"]
+        cache.keep(session, "a")
+        assert cache.restore(session, "a") and (tmp_path / "holiday.mp4").read_bytes() == b"mine"
+
+    def test_what_a_killed_process_left_goes_after_an_hour(self, session, tmp_path):
+        cache = VideoCache(tmp_path, 10**9)
+        old, new = (tmp_path / f".{name}{SUFFIX}.partial-1" for name in ("old", "new"))
+        for file, age in ((old, 7200), (new, 60)):
+            file.write_bytes(b"half")
+            os.utime(file, (time.time() - age,) * 2)
+        cache.keep(session, "a")
+        assert not old.exists() and new.exists()
+
+    def test_a_folder_that_cannot_be_is_refused_before_the_work(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(ExportError, match="cannot be made"):
+            VideoCache(tmp_path / "file", 1).prepare()
 
     def test_the_header_is_small(self, talked):
         _, path = talked
