@@ -16,7 +16,6 @@ from export.model.prompt import LETTERS, multiple_choice
 OPEN, YES_NO, CHOICE = "open", "yes/no", "choice"
 FORMS = (OPEN, YES_NO, CHOICE)
 CATEGORIES = ("colour", "shape", "size", "count", "presence", "moving", "direction", "order", "background")
-NEEDS_ORDER = ("direction", "order")  # the categories that shuffled frames cannot answer
 NUMBERS = ("one", "two", "three")
 OPTIONS = 4  # of a multiple choice, or as many as there are answers
 TOWARDS = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}

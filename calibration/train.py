@@ -10,7 +10,9 @@ questions; weights may differ in their last digits between machines, and from th
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -53,14 +55,22 @@ def make_clips(plan: Plan, work: Path, seed: int) -> None:
 
 
 def make_features(model: MobileVideoGPT, plan: Plan, work: Path, seed: int) -> list[FeatureStore]:
-    """Run the trained encoders, frozen, over all clips: of the training, of the validation."""
+    """Run the trained encoders, frozen, over all clips: of the training, of the validation. Features of other encoders, or of another
+    seed's clips, are removed."""
+    which = hashlib.sha256(str(seed).encode())
     for name in ("image", "video"):
         state = torch.load(work / f"{name}.pt", weights_only=True)["modules"]
+        weights = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
         encoder = getattr(model, f"{name}_encoder")
-        encoder.load_state_dict({key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")})
+        encoder.load_state_dict(weights)
         encoder.requires_grad_(False)
+        for value in weights.values():
+            which.update(value.numpy().tobytes())
     with_fast_scan(model.video_encoder)
-    stores = [FeatureStore(work / "features", clips.open()) for clips in plan.clips(work, seed)]
+    features = work / "features" / which.hexdigest()[:16]
+    for other in set((work / "features").glob("*")) - {features}:
+        shutil.rmtree(other)
+    stores = [FeatureStore(features, clips.open()) for clips in plan.clips(work, seed)]
     progress = Progress(2 * sum(len(store.clips.shards()) for store in stores))
     for store in stores:
         for shards in (store.make_image(model.image_encoder), store.make_video(model.video_encoder)):

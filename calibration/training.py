@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from calibration.store import ClipStore
 from export.errors import ExportError
-from runtime_py.files import replacing
+from runtime_py.files import replacing, write_text
 
 SAVE_EVERY_S = 60.0
 CLIP_NORM = 1.0
@@ -74,6 +74,7 @@ class Stage:
         self.step, self.loss, self.seconds = 0, float("nan"), 0.0
         if self.state_file.exists():
             self._resume()
+        self._cut_log()
 
     @property
     def finished(self) -> bool:
@@ -134,6 +135,19 @@ class Stage:
             remedy = "remove it, or choose another --work"
             raise ExportError(f"{self.state_file} does not hold this stage's state ({error}): {remedy}") from error
         self.step, self.loss, self.seconds = state["step"], state["loss"], state["seconds"]
+
+    def _cut_log(self) -> None:
+        """Leave out what an interrupted run did after its state was saved, which comes again, and another run's lines."""
+        if self.log_file.exists():
+            lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(self.log_file, "".join(line for line in lines if _steps_of(line) < self.step))
+
+
+def _steps_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return sys.maxsize  # cut short
 
 
 def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from export.arguments import ArgumentParser, add_weight_arguments
 from export.config import MAX_CONTEXT
-from export.errors import BackendError, RecipeError, command
+from export.errors import AnnotationError, BackendError, RecipeError, command
 from export.quant import presets
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     check_gate_arguments(args)
     checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
     calibration = choose_calibration(args, recipe, checkpoint)
+    check_questions(args, checkpoint)
     check_context(args.max_context, checkpoint.config)
     form = backend.form(args.max_context, recipe)
     plan = plan_build(checkpoint, recipe, form)
@@ -156,8 +157,24 @@ def check_gate_arguments(args: argparse.Namespace) -> None:
         raise BackendError("--annotations and --videos belong together: give both")
     if args.annotations is not None and not demands:
         raise BackendError("--annotations are the questions of --min-accuracy and --max-kl: give one of those too")
-    if demands and args.annotations is None and args.checkpoint != str(DEMO_CHECKPOINT):
+    if demands and args.annotations is None and Path(args.checkpoint).resolve() != DEMO_CHECKPOINT:
         raise BackendError(f"{demands[0]} needs questions about videos: give --annotations and --videos (only the demo has its own)")
+
+
+def check_questions(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
+    """Refuse, before any work, questions that cannot be read or asked.
+
+    Raises:
+        AnnotationError: a video is missing, the file is of no known form, or the checkpoint has no tokenizer to ask with.
+    """
+    if args.min_accuracy is None and args.max_kl is None:
+        return
+    if checkpoint.tokenizer_file is None:
+        raise AnnotationError(f"{checkpoint.name} has no tokenizer.json, so it cannot be asked: leave --min-accuracy and --max-kl out")
+    if args.annotations is not None:
+        from runtime_py.annotations import check_videos, read_annotations
+
+        check_videos(read_annotations(args.annotations), args.videos)
 
 
 @contextlib.contextmanager
@@ -177,9 +194,7 @@ def demanded(args: argparse.Namespace) -> Iterator[Gate | None]:
             videos = Path(drawn)
             annotations = videos / ANNOTATIONS
             write_clips(videos, "test", GATE_CLIPS, GATE_QUESTIONS)
-        questions = Questions(read_annotations(annotations), videos)
-        questions.check_videos()
-        yield Gate(questions, args.min_accuracy, args.max_kl)
+        yield Gate(Questions(read_annotations(annotations), videos), args.min_accuracy, args.max_kl)
 
 
 def choose_calibration(args: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint) -> CalibrationFolder | None:

@@ -48,10 +48,10 @@ def answer_distributions(backend: Graphs, encode: Encode, visual: Tensor, asked:
         yield torch.log_softmax(torch.stack(logits).float().cpu(), dim=-1), ids
 
 
-def compare(reference: Sequence[Sequence[tuple[Tensor, list[int]]]], other: Sequence[Sequence[tuple[Tensor, list[int]]]]) -> Agreement:
-    """The distributions of two models on the same clips and questions."""
+def compare(reference: Sequence[Sequence[tuple[Tensor, list[int]]]], other: Iterable[Sequence[tuple[Tensor, list[int]]]]) -> Agreement:
+    """The distributions of two models on the same clips and questions; of `other` only as many clips are computed as `reference` has."""
     kls, same, own, theirs = [], [], [], []
-    for clip, other_clip in zip(reference, other, strict=True):
+    for clip, other_clip in zip(reference, other):
         kl = []
         for (p, ids), (q, other_ids) in zip(clip, other_clip, strict=True):
             if ids != other_ids:
@@ -62,6 +62,8 @@ def compare(reference: Sequence[Sequence[tuple[Tensor, list[int]]]], other: Sequ
             theirs.append(-p[places])
             own.append(-q[places])
         kls.append(torch.cat(kl).double())
+    if len(kls) < len(reference):
+        raise ValueError("the other model was asked about fewer clips")
     means = np.array([float(kl.mean()) for kl in kls])
     error = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else float("nan")
     return Agreement(

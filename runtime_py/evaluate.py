@@ -3,8 +3,9 @@
     python -m runtime_py.evaluate --bundle bundles/demo --checkpoint calibration/demo/checkpoint --annotations q.json --videos clips/
     python -m runtime_py.evaluate --bundle int8/ --bundle int4/ --annotations mvbench/action_count.json --videos videos/ --out results/
 
-Annotations in the JSON of MVBench, NExT-QA, EgoSchema and PerceptionTest are read, and a plain list of questions
-(runtime_py/annotations.py). Each model's answers go to a file in --out as they come; what stands there is not asked again.
+Annotations as MVBench, NExT-QA, EgoSchema and PerceptionTest publish them are read, and a plain list of questions
+(runtime_py/annotations.py). Each model's answers go to a file in --out as they come; what stands there is not asked again. Questions
+about a video that cannot be read are left out, of all models, and counted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +26,22 @@ from torch import Tensor
 from export.arguments import ArgumentParser, add_weight_arguments
 from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
-from export.errors import AnnotationError, ExportError, command
+from export.errors import AnnotationError, ExportError, VideoError, command, one_line
 from export.progress import Progress
 from runtime_py.annotations import Item, by_clip, check_videos, find_video, read_annotations
 from runtime_py.backends.base import GraphBackend
 from runtime_py.files import check_writable, write_text
-from runtime_py.load import add_compute_units_argument, backend_of_bundle, backend_of_checkpoint, check_threads, load_tokenizer
-from runtime_py.scoring import is_right, paired_difference, wilson, word_f1
+from runtime_py.frame_folder import read_folder
+from runtime_py.load import (
+    add_compute_units_argument,
+    backend_of_bundle,
+    backend_of_checkpoint,
+    check_compute_units,
+    check_threads,
+    load_tokenizer,
+)
+from runtime_py.results import Result, ResultFile, summary, table
+from runtime_py.scoring import is_right, word_f1
 from runtime_py.session import Session
 from runtime_py.stages import Pixels
 from runtime_py.video import read_frames
@@ -49,16 +59,6 @@ class Contender:
     identity: str
     load: Callable[[], GraphBackend]
     tokenizer_file: Path | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """One question and what a model said to it."""
-
-    number: int
-    answer: str
-    right: bool
-    f1: float
 
 
 class Without:
@@ -86,7 +86,9 @@ def answer_clip(session: Session, decode: Callable[[list[int]], str], pixels: Pi
 
 def read_pixels(path: Path, item: Item, edit: str | None = None) -> Pixels:
     """A clip's pixels. `edit`: "blank" makes every frame grey, "shuffled" puts them in another order, the same for every model."""
-    frames = read_frames(path, item.start_s, item.end_s).frames
+    read = read_folder if path.is_dir() else read_frames
+    found = read(path, item.start_s, item.end_s)
+    frames = found if isinstance(found, list) else found.frames
     if edit == "blank":
         frames = [np.full_like(frame, 127) for frame in frames]
     if edit == "shuffled":
@@ -95,43 +97,8 @@ def read_pixels(path: Path, item: Item, edit: str | None = None) -> Pixels:
     return Pixels.of(frames)
 
 
-class ResultFile:
-    """One model's answers, a line each behind a line that says whose they are; what is there already is read, not asked again."""
-
-    def __init__(self, path: Path, identity: str, questions: str):
-        self.path = path
-        self.header = {"model": identity, "questions": questions}
-        self.results: dict[int, Result] = {}
-        if path.exists():
-            self._read()
-
-    def _read(self) -> None:
-        try:
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            header = json.loads(lines[0]) if lines else self.header
-            for line in lines[1:]:
-                if line.endswith("\n"):  # the last one may have been cut short
-                    result = Result(**json.loads(line))
-                    self.results[result.number] = result
-        except (OSError, ValueError, TypeError) as error:
-            raise AnnotationError(f"{self.path} is no file of results ({error}): move it away, or choose another --out") from error
-        if header != self.header:
-            raise AnnotationError(f"{self.path} holds answers of another model or to other questions: choose another --out")
-        self._rewrite()
-
-    def _rewrite(self) -> None:
-        """Without a line that was cut short, so that what follows begins a line of its own."""
-        lines = [json.dumps(self.header), *(json.dumps(dataclasses.asdict(result)) for result in self.results.values())]
-        write_text(self.path, "\n".join(lines) + "\n")
-
-    def open(self) -> TextIO:
-        if not self.path.exists():
-            self._rewrite()
-        return self.path.open("a", encoding="utf-8")
-
-
 def evaluate(contender: Contender, items: Sequence[Item], videos: Path, file: ResultFile, edit: str | None = None) -> dict[int, Result]:
-    """Ask a model what its file of results does not hold yet."""
+    """Ask a model what its file of results does not hold yet. What is about a video that cannot be read is missing from the results."""
     wanted = {item.number for item in items}
     left = [item for item in items if item.number not in file.results]
     if left:
@@ -141,7 +108,12 @@ def evaluate(contender: Contender, items: Sequence[Item], videos: Path, file: Re
         progress = Progress(len(by_clip(left)))
         with file.open() as lines:
             for clip in by_clip(left):
-                pixels = read_pixels(find_video(videos, clip[0].video), clip[0], edit)
+                try:
+                    pixels = read_pixels(find_video(videos, clip[0].video), clip[0], edit)
+                except VideoError as error:
+                    print(f"warning: {len(clip)} questions are left out: {one_line(error)}", file=sys.stderr, flush=True)
+                    progress.step(contender.name)
+                    continue
                 for result in answer_clip(session, tokenizer.decode, pixels, clip):
                     file.results[result.number] = result
                     lines.write(json.dumps(dataclasses.asdict(result)) + "\n")
@@ -149,54 +121,6 @@ def evaluate(contender: Contender, items: Sequence[Item], videos: Path, file: Re
                 progress.step(contender.name)
         progress.close()
     return {number: result for number, result in file.results.items() if number in wanted}
-
-
-def by_task(items: Sequence[Item]) -> dict[str, list[int]]:
-    """The questions' numbers by task, "-" where a file names none."""
-    tasks: dict[str, list[int]] = {}
-    for item in items:
-        tasks.setdefault(item.task or "-", []).append(item.number)
-    return dict(sorted(tasks.items()))
-
-
-def table(items: Sequence[Item], results: dict[str, dict[int, Result]]) -> str:
-    """Per cent right by task and in all, a column a model, and each model's difference from the first with its 95 % interval."""
-    names = list(results)
-    tasks = by_task(items)
-    width = max(len("all, of 00000"), *(len(task) + 8 for task in tasks))
-    lines = [f"{'task':<{width}}" + "".join(f"{name[-18:]:>20}" for name in names)]
-    for task, numbers in tasks.items():
-        cells = [100 * sum(results[name][i].right for i in numbers) / len(numbers) for name in names]
-        lines.append(f"{f'{task} ({len(numbers)})':<{width}}" + "".join(f"{cell:>18.1f} %" for cell in cells))
-    shares = [wilson(sum(r.right for r in results[name].values()), len(items)) for name in names]
-    lines.append(f"{f'all, of {len(items)}':<{width}}" + "".join(f"{100 * share.share:>18.2f} %" for share in shares))
-    intervals = [f"{100 * share.low:.1f} to {100 * share.high:.1f} %" for share in shares]
-    lines.append(f"{'95 %':<{width}}" + "".join(f"{interval:>20}" for interval in intervals))
-    right = {name: {number: r.right for number, r in results[name].items()} for name in names}
-    clusters = {item.number: item.clip for item in items}
-    for name in names[1:]:
-        d = paired_difference(right[name], right[names[0]], clusters)
-        interval = f"95 % {100 * d.low:+.2f} to {100 * d.high:+.2f}"
-        lines.append(f"{name} - {names[0]}: {100 * d.share:+.2f} points, {interval}, paired by question")
-    return "\n".join(lines)
-
-
-def summary(items: Sequence[Item], results: dict[str, dict[int, Result]]) -> dict:
-    """The same as JSON."""
-    report: dict = {"questions": len(items), "models": {}}
-    clusters = {item.number: item.clip for item in items}
-    first: dict[int, bool] | None = None
-    for name, answered in results.items():
-        right = {number: result.right for number, result in answered.items()}
-        tasks = {task: sum(right[number] for number in numbers) / len(numbers) for task, numbers in by_task(items).items()}
-        entry = {"accuracy": dataclasses.asdict(wilson(sum(right.values()), len(right))), "tasks": tasks}
-        entry["word_f1"] = float(np.mean([result.f1 for result in answered.values()]))
-        if first is None:
-            first = right
-        else:
-            entry["difference"] = dataclasses.asdict(paired_difference(right, first, clusters))
-        report["models"][name] = entry
-    return report
 
 
 def questions_fingerprint(items: Sequence[Item], edit: str | None) -> str:
@@ -208,15 +132,23 @@ def questions_fingerprint(items: Sequence[Item], edit: str | None) -> str:
 def _contenders(args) -> list[Contender]:
     check_threads(args.threads)
     contenders = []
+    for option in ("clip", "videomamba", "base"):
+        if getattr(args, option) is not None and not args.checkpoint:
+            raise ExportError(f"--{option} completes a checkpoint, a bundle is complete: give --checkpoint too, or leave it out")
+    if args.compute_units is not None and not args.bundle:
+        raise ExportError("--compute-units is for coreml bundles: leave it out, a checkpoint is run by PyTorch")
     if args.checkpoint:
         checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
         load = lambda: backend_of_checkpoint(checkpoint, threads=args.threads)  # noqa: E731
-        contenders.append(Contender("eager", checkpoint.fingerprint(), load, checkpoint.tokenizer_file))
+        tokenizer = checkpoint.tokenizer_file.read_bytes() if checkpoint.tokenizer_file else b""
+        identity = hashlib.sha256(checkpoint.fingerprint().encode() + tokenizer).hexdigest()[:16]
+        contenders.append(Contender("eager", identity, load, checkpoint.tokenizer_file))
     for folder in args.bundle:
         bundle = open_bundle(folder)
+        check_compute_units(bundle, args.compute_units)
         file = bundle.folder / "tokenizer.json" if "tokenizer.json" in bundle.manifest.files else None
         load = lambda bundle=bundle: backend_of_bundle(bundle, args.threads, units=args.compute_units)  # noqa: E731
-        identity = hashlib.sha256((bundle.folder / "manifest.json").read_bytes()).hexdigest()[:16]
+        identity = hashlib.sha256((bundle.folder / "manifest.json").read_bytes() + str(args.compute_units).encode()).hexdigest()[:16]
         contenders.append(Contender(folder.resolve().name, identity, load, file))
     if not contenders:
         raise ExportError("nothing to evaluate: give --bundle, --checkpoint, or both")
@@ -258,6 +190,13 @@ def main(argv: list[str] | None = None) -> None:
     for contender in contenders:
         file = ResultFile(out / f"{contender.name}{suffix}.jsonl", contender.identity, asked)
         results[contender.name] = evaluate(contender, items, args.videos, file, args.ablate)
+    answered = [item for item in items if all(item.number in found for found in results.values())]
+    if not answered:
+        raise AnnotationError(f"none of the videos in {args.videos} can be read: copy or download them again")
+    if len(answered) < len(items):
+        print(f"left out: {len(items) - len(answered)} of {len(items)} questions, whose videos cannot be read", file=sys.stderr)
+    items = answered
+    results = {name: {item.number: found[item.number] for item in items} for name, found in results.items()}
     if args.json:
         write_text(args.json, json.dumps(summary(items, results), indent=2) + "\n")
     print(table(items, results))

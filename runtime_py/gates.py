@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from export.bundle import Bundle
 from export.checkpoint import Checkpoint
-from export.errors import AccuracyError, AnnotationError
+from export.errors import AccuracyError
 from export.model.prompt import Encode
 from export.progress import Progress
 from runtime_py.agreement import answer_distributions, compare
-from runtime_py.annotations import Item, by_clip, check_videos, find_video
+from runtime_py.annotations import Item, by_clip, find_video
 from runtime_py.backends.base import GraphBackend
 from runtime_py.evaluate import answer_clip, read_pixels
 from runtime_py.load import backend_of_bundle, backend_of_checkpoint, load_tokenizer
 from runtime_py.session import Session
 from runtime_py.stages import Pixels, visual_tokens
 
+KEPT_BYTES = 10**9  # of the model's distributions over the whole vocabulary, until the bundle's are there: 0.6 MB a token at 151,936
+
+Clip = list[tuple[Tensor, list[int]]]  # of each question: log-probabilities [T, V] before the answer's tokens, and these
 Decode = Callable[[list[int]], str]
 
 
@@ -32,22 +35,27 @@ class Questions:
     items: Sequence[Item]
     videos: Path
 
-    def check_videos(self) -> None:
-        """Raise AnnotationError where a video is missing."""
-        check_videos(self.items, self.videos)
-
     def right(self, backend: GraphBackend, encode: Encode, decode: Decode) -> int:
         """How many a model answers right."""
         session = Session(backend, encode, keep_encoders=True)
         return sum(r.right for clip in by_clip(self.items) for r in answer_clip(session, decode, self._pixels(clip[0]), clip))
 
-    def distributions(self, backend: GraphBackend, encode: Encode, clips: int | None = None) -> list[list[tuple[Tensor, list[int]]]]:
-        """What a model thinks before each token of the answers, for `agreement.compare`; of the first `clips`, or all."""
-        found = []
-        for clip in by_clip(self.items)[:clips]:
+    def distributions(self, backend: GraphBackend, encode: Encode) -> Iterator[Clip]:
+        """What a model thinks before each token of the answers, clip by clip, for `agreement.compare`."""
+        for clip in by_clip(self.items):
             visual = visual_tokens(backend, self._pixels(clip[0]))
-            found.append(list(answer_distributions(backend, encode, visual, [(item.prompt, item.said) for item in clip])))
-        return found
+            yield list(answer_distributions(backend, encode, visual, [(item.prompt, item.said) for item in clip]))
+
+    def reference(self, backend: GraphBackend, encode: Encode) -> list[Clip]:
+        """The same, kept: of as many clips, from the first on, as KEPT_BYTES hold, of one at least."""
+        kept: list[Clip] = []
+        room = KEPT_BYTES
+        for clip in self.distributions(backend, encode):
+            kept.append(clip)
+            room -= sum(logs.numel() * logs.element_size() for logs, _ in clip)
+            if room <= 0:
+                break
+        return kept
 
     def _pixels(self, item: Item) -> Pixels:
         return read_pixels(find_video(self.videos, item.video), item)
@@ -66,15 +74,13 @@ def measure(checkpoint: Checkpoint, bundle: Bundle, gate: Gate, progress: Progre
     """What the bundle and the eager model make of the gate's questions, by name.
 
     Raises:
-        AnnotationError: a video is missing, or the checkpoint has no tokenizer to ask with.
+        VideoError: a video cannot be read.
     """
-    if checkpoint.tokenizer_file is None:
-        raise AnnotationError(f"{checkpoint.name} has no tokenizer.json, so it cannot be asked: leave --min-accuracy and --max-kl out")
     encode, tokenizer = load_tokenizer(checkpoint.tokenizer_file, checkpoint.name)
     questions = gate.questions
     progress.begin(f"the model on {len(questions.items)} questions")
     reference = backend_of_checkpoint(checkpoint, max_context=bundle.manifest.decoder.max_context)
-    expected = questions.distributions(reference, encode) if gate.max_kl is not None else []
+    expected = questions.reference(reference, encode) if gate.max_kl is not None else []
     reference_right = questions.right(reference, encode, tokenizer.decode) if gate.min_accuracy is not None else 0
     del reference
     gc.collect()  # one set of weights at a time
@@ -84,7 +90,7 @@ def measure(checkpoint: Checkpoint, bundle: Bundle, gate: Gate, progress: Progre
     figures: dict[str, float] = {"questions": len(questions.items)}
     if gate.max_kl is not None:
         agreement = compare(expected, questions.distributions(backend, encode))
-        figures |= {"kl": agreement.kl, "top1_agreement": agreement.top1, "answer_tokens": agreement.tokens}
+        figures |= {"kl": agreement.kl, "top1_agreement": agreement.top1, "answer_tokens": agreement.tokens, "kl_clips": len(expected)}
     if gate.min_accuracy is not None:
         figures |= {"right": questions.right(backend, encode, tokenizer.decode), "reference_right": reference_right}
     progress.end("the bundle on the same: " + ", ".join(f"{name} {value:g}" for name, value in figures.items()))

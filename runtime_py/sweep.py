@@ -4,30 +4,36 @@
     python -m runtime_py.sweep --checkpoint half/ --recipes int8 int4 int4-gptq mixed.json --calibration statistics/ \\
         --annotations my.json --videos my_videos/ --out sweep-half/
 
-For each: size, the share of questions answered right, the mean KL divergence of its answers' tokens from the float model, speed and
-memory (`runtime_py.bench`, in a process of its own). --out gets the bundles, `sweep.json`, `sweep.md` and `sweep.svg`; what was measured
-there already is not measured again. Without --annotations the questions are the demo's own, which only the demo can answer.
-A bundle is on the Pareto front when no other is both smaller and closer to the model.
+For each: size, the share of questions answered right, how far its answers' tokens are from the float model's (mean KL divergence, the
+same best id, perplexity), speed and memory (`runtime_py.bench`, in a process of its own). Every combination is checked before the first
+is built. --out gets the bundles, `sweep.json`, `sweep.md` and `sweep.svg`, renewed after each; what was measured there already is not
+measured again. Without --annotations the questions are the demo's own, which only the demo can answer. A bundle is on the Pareto front
+when no other is both smaller and closer to the model.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
+import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from export.arguments import ArgumentParser, add_weight_arguments
 from export.build import DEMO_CHECKPOINT
 from export.bundle import open_bundle
-from export.checkpoint import open_checkpoint
-from export.errors import AnnotationError, ExportError, command
+from export.checkpoint import Checkpoint, open_checkpoint
+from export.errors import AnnotationError, CalibrationError, ExportError, RecipeError, command
 from export.progress import Progress
+from export.quant import presets
+from export.quant.statistics import INDEX
 from runtime_py.agreement import compare
-from runtime_py.annotations import read_annotations
+from runtime_py.annotations import check_videos, read_annotations
+from runtime_py.evaluate import questions_fingerprint
 from runtime_py.files import write_text
 from runtime_py.gates import Questions
 from runtime_py.load import backend_of_bundle, backend_of_checkpoint, load_tokenizer
@@ -35,12 +41,12 @@ from runtime_py.plots import scatter
 from runtime_py.scoring import wilson
 
 DEFAULT_CLIPS, DEFAULT_QUESTIONS = 40, 8
-KL_CLIPS = 10  # of those: each token's distribution over the whole vocabulary is kept for the comparison
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One bundle's figures. `accuracy` 0 to 1 with its 95 % interval, `kl` nats per answer token, bytes, seconds."""
+    """One bundle's figures. `accuracy` 0 to 1 with its 95 % interval, `kl` nats per answer token, `perplexity` of the answers, bytes,
+    seconds."""
 
     name: str
     target: str
@@ -52,6 +58,7 @@ class Row:
     accuracy_high: float
     kl: float
     top1: float
+    perplexity: float
     ttft_s: float
     decode_tok_s: float
     peak_rss_bytes: int
@@ -67,22 +74,24 @@ def pareto(rows: Sequence[Row]) -> set[str]:
     return {row.name for row in rows if not any(beats(other, row) for other in rows)}
 
 
-def table(rows: Sequence[Row], reference: float) -> str:
-    """Markdown, the smallest bundle first."""
+def table(rows: Sequence[Row], reference: Mapping[str, float]) -> str:
+    """Markdown, the smallest bundle first; `reference`: what the eager model makes of the questions, see `_reference`."""
     front = pareto(rows)
     lines = [
-        "| target | recipe | MB | bits | right, 95 % | mean KL | same best id | first token | tokens/s | memory | front |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| target | recipe | MB | bits | right, 95 % | mean KL | same best id | perplexity | first token | tokens/s | memory | front |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: row.bundle_bytes):
         right = f"{100 * row.accuracy:.1f} % ({100 * row.accuracy_low:.1f} to {100 * row.accuracy_high:.1f})"
         cells = [
             row.target, row.recipe, f"{row.bundle_bytes / 1e6:.1f}", f"{row.bits_per_weight:.2f}", right, f"{row.kl:.5f}",
-            f"{100 * row.top1:.2f} %", f"{row.ttft_s:.2f} s", f"{row.decode_tok_s:.1f}", f"{row.peak_rss_bytes / 1e6:.0f} MB",
-            "yes" if row.name in front else "",
+            f"{100 * row.top1:.2f} %", f"{row.perplexity:.4f}", f"{row.ttft_s:.2f} s", f"{row.decode_tok_s:.1f}",
+            f"{row.peak_rss_bytes / 1e6:.0f} MB", "yes" if row.name in front else "",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"The eager model answers {100 * reference:.1f} % right."])
+    model = f"The eager model answers {100 * reference['right']:.1f} % right, perplexity {reference['perplexity']:.4f}."
+    clips = f"KL, best ids and perplexity are over the answers about the first {reference['kl_clips']:.0f} clips."
+    return "\n".join([*lines, "", f"{model} {clips}"])
 
 
 def measure(name: str, folder: Path, target: str, recipe: str, questions: Questions, expected: list, tokenizer_file: Path | None) -> Row:
@@ -91,13 +100,13 @@ def measure(name: str, folder: Path, target: str, recipe: str, questions: Questi
     encode, tokenizer = load_tokenizer(tokenizer_file, folder)
     backend = backend_of_bundle(bundle)
     share = wilson(questions.right(backend, encode, tokenizer.decode), len(questions.items))
-    agreement = compare(expected, questions.distributions(backend, encode, KL_CLIPS))
+    agreement = compare(expected, questions.distributions(backend, encode))
     del backend
     bench = json.loads(_run("runtime_py.bench", "--bundle", str(folder)).splitlines()[-1])
     manifest = bundle.manifest
     return Row(
         name, target, recipe, manifest.bundle_bytes, manifest.bits_per_weight, share.share, share.low, share.high, agreement.kl,
-        agreement.top1, bench["ttft_s"], bench["decode_tok_s"], bench["peak_rss_bytes"],
+        agreement.top1, agreement.perplexity, bench["ttft_s"], bench["decode_tok_s"], bench["peak_rss_bytes"],
     )  # fmt: skip
 
 
@@ -110,18 +119,82 @@ def _run(module: str, *arguments: str) -> str:
     return done.stdout
 
 
-def _build(args: argparse.Namespace, target: str, recipe: str, folder: Path) -> None:
-    from export.quant import presets
+@dataclasses.dataclass(frozen=True)
+class Combination:
+    """A bundle to build. `name` tells it from others: a recipe's file and its calibration by what is in them."""
 
+    name: str
+    target: str
+    recipe: str
+    calibrated: bool
+
+
+def combinations(args: argparse.Namespace) -> list[Combination]:
+    """Every target with every recipe.
+
+    Raises:
+        RecipeError: a recipe is not known, or reads statistics and there is no --calibration.
+    """
+    found = []
+    for target, recipe in itertools.product(args.targets, args.recipes):
+        calibrated = presets.parse(recipe, (), ()).calibrated
+        if calibrated and args.calibration is None:
+            raise RecipeError(f"recipe {recipe} reads calibration statistics: make them with calibration.collect, and give --calibration")
+        contents = [Path(recipe)] if recipe.endswith(".json") else []
+        contents += [args.calibration / INDEX] if calibrated else []
+        try:
+            digest = hashlib.sha256(b"".join(path.read_bytes() for path in contents)).hexdigest()[:8]
+        except OSError as error:
+            raise CalibrationError(
+                f"{args.calibration} holds no statistics ({error.strerror}): make them with calibration.collect"
+            ) from error
+        fused = "-fused" if target == "executorch" and args.kernels == "fused" else ""
+        name = f"{target}-{Path(recipe).stem}{fused}" + (f"-{digest}" if contents else "")
+        found.append(Combination(name, target, recipe, calibrated))
+    return found
+
+
+def _build(args: argparse.Namespace, one: Combination, folder: Path, *more: str) -> None:
+    target, recipe = one.target, one.recipe
     arguments = ["--target", target, "--recipe", recipe, "--checkpoint", args.checkpoint, "--out", str(folder)]
     if target == "executorch":
         arguments += ["--kernels", args.kernels]
-    if args.calibration and presets.parse(recipe, (), ()).calibrated:
+    if one.calibrated:
         arguments += ["--calibration", str(args.calibration)]
     for option in ("clip", "videomamba", "base"):
         if getattr(args, option):
             arguments += [f"--{option}", getattr(args, option)]
-    _run("export.build", *arguments)
+    _run("export.build", *arguments, *more)
+
+
+def _reference(checkpoint: Checkpoint, questions: Questions) -> tuple[dict[str, float], list]:
+    """What the eager model makes of the questions: its figures, and its distributions for the bundles to be held against."""
+    encode, tokenizer = load_tokenizer(checkpoint.tokenizer_file, checkpoint.name)
+    eager = backend_of_checkpoint(checkpoint)
+    expected = questions.reference(eager, encode)
+    own = compare(expected, expected)
+    right = questions.right(eager, encode, tokenizer.decode) / len(questions.items)
+    return {"right": right, "perplexity": own.perplexity, "kl_clips": len(expected)}, expected
+
+
+def _state(file: Path, asked: Mapping[str, str]) -> dict:
+    """What an earlier run measured.
+
+    Raises:
+        ExportError: it is of another checkpoint, of other questions, or damaged.
+    """
+    if not file.exists():
+        return {"asked": dict(asked), "rows": {}}
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        same = state["asked"] == asked
+        for row in state["rows"].values():
+            Row(**row)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ExportError(f"{file} holds no figures of this program ({error}): remove it, or choose another --out") from error
+    if not same:
+        raise ExportError(f"{file} is of another checkpoint or other questions: choose another --out")
+    return state
 
 
 def _questions(args: argparse.Namespace) -> Questions:
@@ -152,52 +225,58 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         raise AnnotationError("--annotations and --videos belong together: give both")
     if args.limit is not None and args.limit < 1:
         raise AnnotationError(f"--limit {args.limit}: give at least 1")
+    if args.annotations is None and Path(args.checkpoint).resolve() != DEMO_CHECKPOINT:
+        raise AnnotationError("a sweep asks questions about videos: give --annotations and --videos (only the demo has its own)")
     return args
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     args = _parse(argv)
+    chosen = combinations(args)
     checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
-    encode, tokenizer = load_tokenizer(checkpoint.tokenizer_file, checkpoint.name)
+    load_tokenizer(checkpoint.tokenizer_file, checkpoint.name)
     args.out.mkdir(parents=True, exist_ok=True)
     questions = _questions(args)
-    state_file = args.out / "sweep.json"
-    state = json.loads(state_file.read_text(encoding="utf-8")) if state_file.exists() else {"rows": {}}
-    asked = {"checkpoint": checkpoint.fingerprint(), "questions": len(questions.items)}
-    if state.get("asked", asked) != asked:
-        raise ExportError(f"{state_file} is of another checkpoint or other questions: choose another --out")
-    state["asked"] = asked
-    combinations = [(target, recipe) for target in args.targets for recipe in args.recipes]
-    progress = Progress(1 + 2 * len(combinations))
-    progress.begin("the eager model")
-    eager = backend_of_checkpoint(checkpoint)
-    expected = questions.distributions(eager, encode, KL_CLIPS)
-    if "reference" not in state:
-        state["reference"] = questions.right(eager, encode, tokenizer.decode) / len(questions.items)
-    del eager
-    progress.end("the eager model")
-    for target, recipe in combinations:
-        name = f"{target}-{Path(recipe).stem}" + ("-fused" if target == "executorch" and args.kernels == "fused" else "")
-        folder = args.out / name
-        progress.begin(f"{name}: building")
+    check_videos(questions.items, questions.videos)
+    file = args.out / "sweep.json"
+    state = _state(file, {"checkpoint": checkpoint.fingerprint(), "questions": questions_fingerprint(questions.items, None)})
+    left = [one for one in chosen if one.name not in state["rows"]]
+    progress = Progress(len(left) + 1 + 2 * len(left))
+    for one in left:
+        progress.begin(f"{one.name}: checking")
+        if not (args.out / one.name).exists():
+            _build(args, one, args.out / one.name, "--dry-run")
+        progress.end(f"{one.name}: checked")
+    expected: list = []
+    if left:
+        progress.begin("the eager model")
+        state["reference"], expected = _reference(checkpoint, questions)
+        progress.end("the eager model")
+    for one in left:
+        folder = args.out / one.name
+        progress.begin(f"{one.name}: building")
         if not folder.exists():
-            _build(args, target, recipe, folder)
-        progress.end(f"{name}: built")
-        progress.begin(f"{name}: measuring")
-        if name not in state["rows"]:
-            row = measure(name, folder, target, Path(recipe).stem, questions, expected, checkpoint.tokenizer_file)
-            state["rows"][name] = dataclasses.asdict(row)
-            write_text(state_file, json.dumps(state, indent=2))
-        progress.end(f"{name}: measured")
+            _build(args, one, folder)
+        progress.end(f"{one.name}: built")
+        progress.begin(f"{one.name}: measuring")
+        row = measure(one.name, folder, one.target, Path(one.recipe).stem, questions, expected, checkpoint.tokenizer_file)
+        state["rows"][one.name] = dataclasses.asdict(row)
+        _write(args.out, state)
+        progress.end(f"{one.name}: measured")
     progress.close()
+    print(_write(args.out, state))
+
+
+def _write(out: Path, state: Mapping) -> str:
+    """All files of the folder; the table."""
     rows = [Row(**row) for row in state["rows"].values()]
-    text = table(rows, state["reference"])
-    front = pareto(rows)
+    text, front = table(rows, state["reference"]), pareto(rows)
     points = [(row.bundle_bytes / 1e6, row.kl, f"{row.target} {row.recipe}", row.name in front) for row in rows]
-    for file_name, content in (("sweep.md", text + "\n"), ("sweep.svg", scatter(points, "bundle, MB", "mean KL from the model, nats"))):
-        write_text(args.out / file_name, content)
-    print(text)
+    write_text(out / "sweep.json", json.dumps(state, indent=2))
+    write_text(out / "sweep.md", text + "\n")
+    write_text(out / "sweep.svg", scatter(points, "bundle, MB", "mean KL from the model, nats"))
+    return text
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ class ExecutorchBackend:
     def form(self, max_context: int, recipe: Recipe | None = None) -> Form:
         if self.kernels == "stock":
             return Form(max_context)
-        rounded = recipe is not None and any(SCHEMES[rule.scheme].quantized for rule in recipe.rules if rule.component == "decoder")
+        group = SCHEMES["int4"].group_size  # every decoder's width is a multiple of it
+        rounded = recipe is not None and recipe.scheme_for("decoder", LINEAR, "layers.0.attention.q_proj", group).quantized
         return Form(max_context, scan="fused", attention="fused", half_cache=rounded)
 
     def check(self, recipe: Recipe, verify: bool) -> None:
@@ -119,7 +120,8 @@ class ExecutorchBackend:
     def _is_int4_decoder(self, assignments: Sequence[Assignment]) -> bool:
         """Whether these are a decoder's layers that our own linear computes: all of them int4, of sizes that it takes."""
         linears = [a for a in assignments if a.kind == LINEAR]
-        whole = len(linears) == len(assignments) > 1 and all(a.scheme.name == "int4" for a in linears)
+        decoder = any(a.layer == "head" for a in linears)  # no other graph has one
+        whole = decoder and len(linears) == len(assignments) and all(a.scheme.name == "int4" for a in linears)
         return self.kernels == "fused" and whole and takes([a.shape for a in linears])
 
     def decoder_details(self, form: Form) -> dict:

@@ -146,4 +146,11 @@ def read_recipe(path: Path) -> Recipe:
     ):  # fmt: skip
         if value not in choices:
             raise RecipeError(f"{path}: unknown {field} '{value}': choose one of {', '.join(choices)}")
+    for number, rule in enumerate(recipe.rules):
+        group = SCHEMES[rule.scheme].group_size
+        if group and rule.kind == EMBEDDING:
+            raise RecipeError(f"{path}: rule {number} puts {rule.scheme} on an embedding, which can be fp32, fp16 or int8")
+        if group and rule.divides % group:
+            what = f'it has groups of {group}, so write "divides": {group}'
+            raise RecipeError(f"{path}: rule {number} puts {rule.scheme} on linears of any width: {what}, and another rule for the others")
     return recipe

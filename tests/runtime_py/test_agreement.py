@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from runtime_py.agreement import compare
-from runtime_py.plots import scatter
-from runtime_py.sweep import Row, pareto, table
 
 
 def distributions(*logits: list[float]) -> torch.Tensor:
@@ -38,28 +36,20 @@ def test_the_error_is_over_clips():
     assert found.kl_error == pytest.approx(2 * found.kl / 2)
 
 
+def test_only_as_many_clips_are_computed_as_the_reference_has():
+    """What a model thinks of the whole vocabulary is large: the reference keeps a part, and the other is computed clip by clip."""
+    asked = []
+
+    def clips():
+        for number in range(5):
+            asked.append(number)
+            yield [(Q, IDS)]
+
+    assert compare([[(P, IDS)], [(P, IDS)]], clips()).tokens == 4 and asked == [0, 1]
+    with pytest.raises(ValueError, match="fewer clips"):
+        compare([[(P, IDS)], [(P, IDS)]], iter([[(Q, IDS)]]))
+
+
 def test_other_answers_are_no_comparison():
     with pytest.raises(ValueError, match="different answers"):
         compare([[(P, IDS)]], [[(P, [0, 0])]])
-
-
-def row(name: str, size: int, kl: float) -> Row:
-    return Row(name, "executorch", name, size, 5.0, 0.9, 0.8, 0.95, kl, 0.99, 1.0, 50.0, 10**9)
-
-
-ROWS = [row("big", 400, 0.0), row("small", 100, 0.2), row("worse", 120, 0.3), row("middle", 200, 0.01), row("twin", 100, 0.2)]
-
-
-def test_the_front_has_what_no_other_beats():
-    assert pareto(ROWS) == {"big", "small", "middle", "twin"}
-    text = table(ROWS, 0.96)
-    assert text.count("| yes |") == 4 and "96.0 % right" in text
-    assert [line.split(" | ")[1] for line in text.splitlines()[2:7]] == ["small", "twin", "worse", "middle", "big"]
-
-
-def test_the_plot_has_every_point():
-    picture = scatter([(r.bundle_bytes, r.kl, f"<{r.name}>", r.name in pareto(ROWS)) for r in ROWS], "bytes", "KL")
-    assert picture.count("<circle") == 5 and picture.count('fill="white" stroke') == 1 and "&lt;big&gt;" in picture
-    import xml.etree.ElementTree
-
-    xml.etree.ElementTree.fromstring(picture)

@@ -58,6 +58,30 @@ def test_egoschema_with_the_answers_beside_it(tmp_path):
     assert (item.video, item.answer, item.options[3]) == ("0074f737", "D", "text 3")
 
 
+def test_egoschema_as_it_is_published_with_answers_to_a_part(tmp_path):
+    """5,000 questions, 500 of whose answers are public."""
+    questions = write(tmp_path, [*EGOSCHEMA, {**EGOSCHEMA[0], "q_uid": "another"}, {**EGOSCHEMA[0], "q_uid": "own", "answer": 0}])
+    write(tmp_path, {"0074f737": 3}, "subset_answers.json")
+    first, own = read_annotations(questions)
+    assert (first.video, first.answer, own.video, own.answer) == ("0074f737", "D", "own", "A")
+
+
+NEXTQA_CSV = """video,frame_count,width,height,question,answer,qid,type,a0,a1,a2,a3,a4
+4010069381,369,640,480,how do the two man play,2,6,CH,one,two,three,"four, or more",5
+"""
+
+
+def test_nextqa_as_it_is_published(tmp_path):
+    """An answer is an index, also where an option reads like one."""
+    numbers = "4010069382,9,6,4,how many,2,7,DC,2,3,4,5,6\n"
+    path = write(tmp_path, NEXTQA_CSV + numbers, "val.csv")
+    first, second = read_annotations(path)
+    assert (first.video, first.answer, first.options[3], first.task) == ("4010069381", "C", "four, or more", "NExT-QA CH")
+    assert second.answer == "C" and second.options[2] == "4"
+    write(tmp_path, {"4010069381": "1164/4010069381"}, "map_vid_vidorID.json")
+    assert [item.video for item in read_annotations(path)] == ["1164/4010069381", "4010069382"]
+
+
 def test_perception_test(tmp_path):
     (item,) = read_annotations(write(tmp_path, PERCEPTION))
     assert (item.video, item.answer, item.task) == ("video_1", "B", "PerceptionTest physics/descriptive")
@@ -80,6 +104,9 @@ BAD = {
     "a number for a question": ([{**NATIVE[0], "question": 3}], "have to be text"),
     "an empty question": ([{**NATIVE[0], "question": " "}], "have to be text"),
     "a span that is no number": ([{**MVBENCH[0], "start": "now"}], "could not convert"),
+    "options that are no list": ([{**MVBENCH[0], "candidates": "yes"}], "have to be a list"),
+    "PerceptionTest without a list": ({"v": {"mc_question": None}}, "list of questions"),
+    "PerceptionTest with text for a question": ({"v": {"mc_question": ["x"]}}, "list of questions"),
     "too many options": ([{**MVBENCH[0], "candidates": [f"o{i}" for i in range(27)], "answer": "o0"}], "26 is the most"),
 }
 
@@ -97,8 +124,10 @@ def test_a_file_that_is_not_there_and_one_that_is_no_text(tmp_path):
     with pytest.raises(AnnotationError, match="cannot be read"):
         read_annotations(tmp_path / "none.json")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(AnnotationError, match="no JSON"):
+    with pytest.raises(AnnotationError, match="no text"):
         read_annotations(tmp_path / "bytes.json")
+    with pytest.raises(AnnotationError, match="NExT-QA's"):
+        read_annotations(write(tmp_path, "a,b\n1,2\n", "other.csv"))
 
 
 def test_videos_are_found_with_or_without_a_suffix_and_only_inside_the_folder(tmp_path):
@@ -109,6 +138,11 @@ def test_videos_are_found_with_or_without_a_suffix_and_only_inside_the_folder(tm
     (tmp_path / "secret.mp4").touch()
     assert find_video(videos, "a.mp4").name == "a.mp4" and find_video(videos, "a").name == "a.mp4"
     assert find_video(videos, "b").name == "b.webm"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "Clip.MP4").touch()
+    (videos / "linked.mp4").symlink_to(tmp_path / "elsewhere" / "Clip.MP4")
+    (videos / "folder").symlink_to(tmp_path / "elsewhere")
+    assert find_video(videos, "linked").exists() and find_video(videos, "folder/Clip").name == "Clip.MP4"
     with pytest.raises(AnnotationError, match="no video c"):
         find_video(videos, "c")
     with pytest.raises(AnnotationError, match="outside"):

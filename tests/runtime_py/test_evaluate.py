@@ -4,13 +4,18 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from calibration.clips import ANNOTATIONS, write_clips
 from export.build import DEMO_CHECKPOINT
+from export.errors import VideoError
+from export.model.prompt import LETTERS
 from runtime_py.annotations import by_clip, read_annotations
 from runtime_py.evaluate import TOKENS, Without, main, read_pixels
+from runtime_py.frame_folder import read_folder
 
 CLIPS, QUESTIONS = 2, 4
 
@@ -113,6 +118,64 @@ def test_the_benchmarks_forms_are_evaluated(form, demo_bundle, clips, tmp_path, 
     path.write_text(json.dumps(FORMS[form]("test-0-0000.mp4")))
     assert run(demo_bundle, clips, tmp_path / "r", annotations=path) == 0
     assert "all, of 1" in capsys.readouterr().out and len(lines(tmp_path / "r" / f"{demo_bundle.name}.jsonl")) == 2
+
+
+def test_the_same_questions_in_every_form_have_the_same_answers(evaluated, demo_bundle, clips, tmp_path, capsys):
+    """Multiple choice about the synthetic clips, written as each benchmark publishes it."""
+    items = [item for item in read_annotations(clips / ANNOTATIONS) if item.options]
+    choices = [(item.video, item.question, list(item.options), LETTERS.index(item.answer)) for item in items]
+    stem = lambda video: video.removesuffix(".mp4")  # noqa: E731
+    header = "video,question,answer,qid,type,a0,a1,a2,a3"
+    assert choices
+    asked = [{"question": q, "answer": a, "qid": 0} | {f"a{i}": x for i, x in enumerate(o)} for _, q, o, a in choices]
+    quoted = [",".join([stem(v), f'"{q}"', str(a), "0", "CH", *(f'"{x}"' for x in o)]) for v, q, o, a in choices]
+    video, question, options, answer = choices[0]
+    written = {
+        "mvbench.json": [{"video": v, "question": q, "candidates": o, "answer": o[a]} for v, q, o, a in choices],
+        "nextqa.json": [{"video": stem(v)} | entry for (v, *_), entry in zip(choices, asked)],
+        "nextqa.csv": "\n".join([header, *quoted]),
+        "perception.json": {stem(video): {"mc_question": [{"question": question, "options": options, "answer_id": answer}]}},
+    }
+    known = {result["number"]: result for result in lines(evaluated / f"{demo_bundle.name}.jsonl")[1:]}
+    for name, data in written.items():
+        path = tmp_path / name
+        path.write_text(data if isinstance(data, str) else json.dumps(data))
+        assert run(demo_bundle, clips, tmp_path / f"{name}-results", annotations=path) == 0
+        found = sorted(lines(tmp_path / f"{name}-results" / f"{demo_bundle.name}.jsonl")[1:], key=lambda result: result["number"])
+        expected = [known[item.number] for item in items[: len(found)]]
+        assert [(r["answer"], r["right"]) for r in found] == [(r["answer"], r["right"]) for r in expected], name
+
+
+def test_a_video_that_cannot_be_read_costs_its_own_questions(demo_bundle, clips, tmp_path, capsys):
+    videos = shutil.copytree(clips, tmp_path / "videos")
+    broken = sorted(videos.glob("*.mp4"))[0]
+    broken.write_bytes(b"no video")
+    out = tmp_path / "r"
+    assert run(demo_bundle, videos, out, "--json", str(tmp_path / "s.json")) == 0
+    captured = capsys.readouterr()
+    assert "warning: 4 questions are left out" in captured.err and "left out: 4 of 8" in captured.err and "all, of 4" in captured.out
+    assert json.loads((tmp_path / "s.json").read_text())["questions"] == 4
+    shutil.copy(clips / broken.name, broken)
+    assert run(demo_bundle, videos, out) == 0  # mended: what was left out is asked now
+    assert "all, of 8" in capsys.readouterr().out
+    for video in videos.glob("*.mp4"):
+        video.write_bytes(b"no video")
+    assert run(demo_bundle, videos, tmp_path / "none") == 2
+    assert "none of the videos" in capsys.readouterr().err
+
+
+def test_a_folder_of_pictures_is_a_clip(tmp_path):
+    """Three a second, by name."""
+    for i in range(60):
+        Image.fromarray(np.full((40, 60, 3), 4 * i, np.uint8)).save(tmp_path / f"{i:05d}.png")
+    everything = read_folder(tmp_path)
+    assert len(everything) == 16 and everything[0].shape == (40, 60, 3)
+    assert [frame[0, 0, 0] // 4 for frame in read_folder(tmp_path, 10.0, 12.0)] == [30, 31, 32, 33, 34, 35]
+    with pytest.raises(VideoError, match="none of the span"):
+        read_folder(tmp_path, 100.0, 101.0)
+    (tmp_path / "00000.png").write_bytes(b"no picture")
+    with pytest.raises(VideoError, match="cannot be read"):
+        read_folder(tmp_path, 0.0, 1.0)
 
 
 def test_edited_frames(clips):

@@ -11,14 +11,28 @@ OPTIONS = ("red", "dark blue", "blue", "to the left")
 @pytest.mark.parametrize(
     "answer, letter",
     [
-        ("B", "B"), ("(B)", "B"), ("(b) dark blue", "B"), ("B. dark blue", "B"), ("Answer: C", "C"), ("The answer is D.", None),
+        ("B", "B"), ("(B)", "B"), ("(b) dark blue", "B"), ("B. dark blue", "B"), ("Answer: C", "C"), ("The answer is D.", "D"),
         ("Best option: (A)", "A"), ("red", "A"), ("Red.", "A"), ("dark blue", "B"), ("Blue, so (C).", "C"), ("It is red.", "A"),
         ("It is red or dark blue", None), ("E", None), ("", None), ("Because it is green", None), ("A red one, so (A).", "A"),
+        ("A man is throwing the ball", None), ("A person opens the door, so (C).", "C"), ("I think the answer is (B).", "B"),
+        ("**B**", "B"), ("Answer: option C", "C"), ("B dark blue", "B"), ("C because it is blue", "C"), ("The answer is A man.", None),
         ("(A) or (B)", "A"), ("To the left, so (D).", "D"), ("To the left.", "D"), ("C) blue", "C"), ("Definitely (B)", "B"),
     ],
 )  # fmt: skip
 def test_the_option_that_an_answer_takes(answer, letter):
     assert chosen_letter(answer, OPTIONS) == letter
+
+
+@pytest.mark.parametrize(
+    "options, answer, letter",
+    [
+        (("b", "c", "e"), "B", "B"), (("b", "c", "e"), "(b)", "B"), (("b", "c", "e"), "The letter e", "C"),
+        (("x", "a", "the"), "", None), (("x", "a", "the"), "A", "A"), (("x", "a", "the"), "the", "C"),
+    ],
+)  # fmt: skip
+def test_options_that_are_letters_or_articles(options, answer, letter):
+    """The question asks for a letter, so a letter is one; and nothing said is no option, not even one of articles alone."""
+    assert chosen_letter(answer, options) == letter
 
 
 @pytest.mark.parametrize(
@@ -67,6 +81,11 @@ def test_questions_about_one_clip_do_not_count_as_independent():
     together = paired_difference(one, other, {i: i // 10 for i in range(200)})
     assert together.share == alone.share == 0.25
     assert together.high - together.low == pytest.approx(10**0.5 * (alone.high - alone.low), rel=0.05)
+
+
+def test_one_clip_says_nothing_of_others():
+    found = paired_difference({1: True, 2: True}, {1: False, 2: False}, {1: "a", 2: "a"})
+    assert (found.share, found.low, found.high) == (1, -1, 1)
 
 
 def test_only_questions_that_both_answered_count():
