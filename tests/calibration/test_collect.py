@@ -6,11 +6,17 @@ import pytest
 import torch
 
 from calibration.clips import write_clips
-from calibration.collect import Accumulator, clips_of, collect, main, passes
+from calibration.collect import WATCHED, Accumulator, clips_of, collect, linears, main, passes
 from export.build import DEMO_CHECKPOINT
 from export.checkpoint import open_checkpoint
+from export.components import Form
+from export.config import MAX_CONTEXT
 from export.errors import CalibrationError
+from export.plan import plan_build
+from export.quant.presets import PRESETS
+from export.quant.recipe import LINEAR
 from export.quant.statistics import INDEX, open_calibration
+from runtime_py.load import backend_of_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +90,16 @@ def test_a_clip_with_more_questions_counts_no_more(checkpoint, tmp_path):
     assert 0.5 < float((one / four).median()) < 2
 
 
+def test_layers_are_named_as_the_graphs_name_them(checkpoint):
+    """Else a recipe would ask for statistics that no run can collect."""
+    backend = backend_of_checkpoint(checkpoint)
+    for form in (Form(MAX_CONTEXT), Form(MAX_CONTEXT, scan="fused", attention="fused")):
+        for graph in plan_build(checkpoint, PRESETS["int8"], form).graphs:
+            named = {f"{graph.name}/{a.layer}" for a in graph.assignments if a.kind == LINEAR}
+            assert set(linears(backend, [graph.name])) == named
+            assert bool(named) == (graph.name in WATCHED)
+
+
 def test_other_components_and_videos_without_annotations(clips, checkpoint, tmp_path):
     (tmp_path / "videos").mkdir()
     video = next(clips.glob("*.mp4"))
@@ -98,7 +114,8 @@ def test_other_components_and_videos_without_annotations(clips, checkpoint, tmp_
 @pytest.mark.parametrize(
     "change, says",
     [
-        (["--clips", "nowhere"], "is no folder"), (["--components", "cellar"], "choose from"), (["--limit", "0"], "above 0"),
+        (["--clips", "nowhere"], "is no folder"), (["--components", "cellar"], "choose from"),
+        (["--components", "token_embedding"], "which have linears"), (["--limit", "0"], "above 0"),
         (["--checkpoint", "nowhere/at/all"], "nowhere"),
     ],
 )  # fmt: skip

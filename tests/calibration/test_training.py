@@ -74,6 +74,26 @@ def test_the_rate_warms_up_stays_and_falls():
     assert all(a > b for a, b in zip(rates[50:98], rates[51:99]))
 
 
+def test_the_log_has_no_line_twice_and_none_of_another_run(tmp_path, monkeypatch):
+    """What an interrupted run logged after its state was saved comes again; a stage that begins anew begins its log anew."""
+    monkeypatch.setattr(training, "SAVE_EVERY_S", 0.0)
+    stage = Stage("x", tmp_path, modules(), SCHEDULE, seed=1)
+    for step, _ in enumerate(stage.steps()):
+        stage.modules(torch.zeros(1, 4)).sum().backward()
+        stage.report(1.0)
+        stage.log()
+        if step == 5:
+            break  # inside its sixth step, which is logged and lost
+    with stage.log_file.open("a") as file:
+        file.write('{"stage": "x", "st')  # cut short
+    steps = lambda: [json.loads(line)["step"] for line in stage.log_file.read_text().splitlines()]  # noqa: E731
+    Stage("x", tmp_path, modules(), SCHEDULE, seed=1)
+    assert steps() == [0, 1, 2, 3, 4]
+    stage.state_file.unlink()
+    Stage("x", tmp_path, modules(), SCHEDULE, seed=1)
+    assert steps() == []
+
+
 def test_the_log_has_a_line_for_each_entry(tmp_path):
     stage = Stage("x", tmp_path, modules(), SCHEDULE, seed=1)
     stage.report(2.0)

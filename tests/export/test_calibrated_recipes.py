@@ -167,6 +167,8 @@ BAD_RECIPES = {
     "an unknown rounding": (
         {"name": "x", "rules": [{"component": "*", "kind": "linear", "scheme": "int8", "rounding": "up"}]}, "unknown rounding 'up'",
     ),
+    "int4 for linears of any width": ({"name": "x", "rules": [{"component": "*", "kind": "linear", "scheme": "int4"}]}, '"divides": 32'),
+    "int4 for a table": ({"name": "x", "rules": [{"component": "*", "kind": "embedding", "scheme": "int4"}]}, "on an embedding"),
     "an unknown rest": ({"name": "x", "rules": [], "rest": "bf16"}, "unknown rest 'bf16'"),
 }  # fmt: skip
 

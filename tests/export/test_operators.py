@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from export.ops import native
+from export.ops.attention import cache_shapes, cached_attention
 from export.ops.causal_conv import causal_conv
+from export.ops.linear_int4 import linear_int4, pack
 from export.ops.selective_scan.fused import bidirectional_scan, selective_scan_fused
 from export.quiet import quiet
 from tests.export.test_selective_scan import REGIMES
@@ -16,6 +18,8 @@ from tests.numerics import load_pte, max_error
 
 NAN = float("nan")
 SAME_SUMS = 1e-5  # relative: float32 rounding over the state's memory, and another exp
+BFLOAT = 1e-2  # queries, keys, shares and values rounded to 8 bits each, errors of many terms
+ANOTHER_STEP = 2e-3  # an activation between two of its 255 steps goes to the other one after another rounding
 HALF_STEP = 2**-10  # relative to the largest value: both forms compute in float32 and round once
 CHANNELS, STATES, UNUSED = 70, 9, 3
 INVALID_ARGUMENT = "0x12"
@@ -141,6 +145,68 @@ def test_causal_conv(program, length, backward):
         assert max_error(convolution(*inputs), causal_conv(*inputs, backward)) <= SAME_SUMS, scale
 
 
+class Attends(torch.nn.Module):
+    """Over a cache of its own, [groups, CONTEXT, width]; `half`: in half precision."""
+
+    CONTEXT, GROUPS, WIDTH = 256, 2, 32
+
+    def __init__(self, half: bool):
+        super().__init__()
+        for name, shape in zip(("keys", "values"), cache_shapes(self.GROUPS, self.CONTEXT, self.WIDTH)):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float16 if half else torch.float32), persistent=False)
+
+    def forward(self, qkv, rotation, position):
+        start = position.item()
+        torch._check(start >= 0)
+        return cached_attention(qkv, rotation, self.keys, self.values, start)
+
+
+def attention_inputs(tokens: int, position: int = 0, seed=0) -> list[Tensor]:
+    """Queries of 6 heads, keys and values of 2, side by side; the rotation; the position."""
+    angles = torch.arange(Attends.CONTEXT)[:, None] * 100.0 ** (-torch.arange(Attends.WIDTH // 2) / (Attends.WIDTH // 2))
+    qkv = normal(tokens, 10 * Attends.WIDTH, seed=seed)
+    return [qkv, torch.cat([angles.cos(), angles.sin()], 1), torch.tensor([position])]
+
+
+@pytest.mark.parametrize("tokens", [1, 100, 256])
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "half"])
+def test_cached_attention(program, half, tokens):
+    """Over the program's own cache, which begins empty."""
+    attends = program(Attends(half), *attention_inputs(tokens))
+    inputs = attention_inputs(tokens, seed=60)
+    assert max_error(attends(*inputs), Attends(half)(*inputs)) <= (BFLOAT if half else SAME_SUMS)
+
+
+LINEAR = {"inputs": 96, "outputs": 64}
+
+
+class Multiplies(torch.nn.Module):
+    def __init__(self, gated: bool = False):
+        super().__init__()
+        self.gated = gated
+
+    def forward(self, x, weight, scale, bias, norm, residual):
+        return linear_int4(x, weight, scale, bias, norm, residual, [LINEAR["outputs"]], self.gated, 1e-6)
+
+
+def linear_inputs(rows: int, gated: bool = False, seed=0) -> list[Tensor]:
+    """x, weight and scale as the operator reads them, bias, norm, residual."""
+    inputs, outputs = LINEAR.values()
+    integers = torch.randint(-8, 8, (outputs, inputs), generator=torch.Generator().manual_seed(seed), dtype=torch.int8)
+    weight, scale = pack(integers, normal(outputs, inputs // 32, seed=seed + 1).abs() / 50 + 0.01)
+    width = outputs // 2 if gated else outputs
+    vectors = normal(outputs, seed=seed + 2), normal(inputs, seed=seed + 3), normal(rows, width, seed=seed + 4)
+    return [normal(rows, inputs, seed=seed + 5), weight, scale, *vectors]
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_linear_int4(program, rows, gated):
+    multiplies = program(Multiplies(gated), *linear_inputs(rows, gated))
+    inputs = linear_inputs(rows, gated, seed=70)
+    assert max_error(multiplies(*inputs), Multiplies(gated)(*inputs)) <= ANOTHER_STEP
+
+
 def cut(dim: int, by: int = 1):
     """Leave out the last `by` along an axis."""
     return lambda t: t.narrow(dim, 0, t.shape[dim] - by).clone(memory_format=torch.contiguous_format)
@@ -149,6 +215,8 @@ def cut(dim: int, by: int = 1):
 SCAN = (Operator(selective_scan_fused), scan_inputs)
 BLOCK = (Operator(bidirectional_scan), block_inputs)
 CONVOLUTION = (Convolution(False), convolution_inputs)
+ATTENTION = (Attends(True), attention_inputs)
+INT4 = (Multiplies(), linear_inputs)
 REFUSED = {  # a program that the operator's shape rule lets through: (module, inputs), what is done to which of the inputs
     "scan: steps of fewer channels": (SCAN, {1: cut(2)}),
     "scan: decay of fewer channels": (SCAN, {2: cut(1)}),
@@ -164,6 +232,16 @@ REFUSED = {  # a program that the operator's shape rule lets through: (module, i
     "block: float16": (BLOCK, {i: Tensor.half for i in range(9)}),
     "convolution: not twice the channels": (CONVOLUTION, {0: cut(1)}),
     "convolution: bias of fewer channels": (CONVOLUTION, {2: cut(0)}),
+    "attention: a position beyond the cache": (ATTENTION, {2: lambda t: t + Attends.CONTEXT - 4}),
+    "attention: a shorter rotation": (ATTENTION, {1: lambda t: t[:4].clone()}),
+    "attention: a rotation of another width": (ATTENTION, {1: cut(1, 2)}),
+    "attention: float64": (ATTENTION, {0: Tensor.double, 1: Tensor.double}),
+    "linear: fewer inputs": (INT4, {0: cut(1, 32)}),
+    "linear: scales of fewer channels": (INT4, {2: cut(0)}),
+    "linear: scales of float32": (INT4, {2: Tensor.float}),
+    "linear: a shorter bias": (INT4, {3: cut(0)}),
+    "linear: a shorter norm": (INT4, {4: cut(0)}),
+    "linear: a residual of fewer rows": (INT4, {5: cut(0)}),
 }
 
 
