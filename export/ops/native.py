@@ -41,7 +41,7 @@ OPTIMISED = (STANDARD, "-O3", "-ffp-contract=fast")
 KEPT_S = 24 * 3600  # another environment of this checkout may be using a build that is younger
 PROBE_LIMIT_S = 60
 BUILD_LIMIT_S = 600
-LOST = "bundles of --kernels fused can be neither checked nor run in Python here; stock ones can, their video encoder is slower"
+LOST = "bundles of --kernels fused can be neither checked nor run in Python here; stock ones can, they are slower"
 
 _loading = threading.Lock()
 

@@ -26,7 +26,7 @@ echo "$*" >> "$0.log"
 /bin/sleep 0.2
 while [ $# -gt 0 ]; do [ "$1" != -o ] || printf "the library" > "$2"; shift; done
 """
-KERNELS_LOST = "bundles of --kernels fused can be neither checked nor run in Python here; stock ones can, their video encoder is slower"
+KERNELS_LOST = "bundles of --kernels fused can be neither checked nor run in Python here; stock ones can, they are slower"
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@
 activations are quantized to int8 in groups of 32, each with a scale of its own. The weights are read from the file as they lie in
 it: nothing is unpacked or copied when a program is loaded.
 
-Cost: 2 I O operations a row. Two x86 cores with AVX-512 VNNI: 0.6 of 10^12 a second for many rows, nine tenths of what the processor
-can; one row at the speed at which weights come from memory.
+Cost: 2 I O operations a row; one row takes as long as its weights take to come from memory. `runtime_py.bench_decoder` times the decoder
+that is made of it.
 """
 
 import torch
