@@ -17,6 +17,7 @@ import dataclasses
 import io
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -170,9 +171,23 @@ class Chat:
         print(speed.line(self._video_s, note), file=sys.stderr, flush=True)
         self._video_s = {}
 
+    def prefill_ahead(self) -> Callable[[], None]:
+        """Begin to put the video into the cache; what is returned waits until it is there. Somebody who types a question takes longer."""
+
+        def prefill() -> None:
+            started = time.perf_counter()
+            with contextlib.suppress(ExportError):  # the question meets the same error, and reports it
+                self.session.prefill_video()
+                self._video_s["prefill ahead"] = time.perf_counter() - started
+
+        working = threading.Thread(target=prefill)
+        working.start()
+        return working.join
+
     def converse(self) -> None:
         """Answer each line of stdin until it ends. What a question asks too much costs that question only."""
         terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        ready = self.prefill_ahead() if terminal else lambda: None
         if terminal:
             with contextlib.suppress(ImportError):  # not on Windows
                 import readline  # noqa: F401  (gives `input` its line editing)
@@ -186,6 +201,7 @@ class Chat:
             if not question:
                 continue
             try:
+                ready()
                 self.answer(question)
             except PromptError as error:
                 print(f"error: {one_line(error)}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 from export.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from runtime_py import chat
+from runtime_py.backends.eager import EagerBackend
 from runtime_py.session import Session
 from runtime_py.stages import Pixels
 from runtime_py.streaming import TextStream
@@ -60,6 +61,16 @@ def with_tokenizer(folder: Path, model) -> Path:
     save_checkpoint(model, folder)
     shutil.copy(TOKENIZER, folder)
     return folder
+
+
+prefill_ahead = chat.Chat.prefill_ahead
+
+
+class Terminal(io.StringIO):
+    """Text in place of a person at a terminal."""
+
+    def isatty(self):
+        return True
 
 
 def arguments(*options, checkpoint=DEMO / "checkpoint", video=CLIP) -> list[str]:
@@ -253,6 +264,22 @@ def test_a_cache_that_fails_costs_a_warning_and_one_that_cannot_be_costs_no_work
     monkeypatch.setattr(Checkpoint, "load", lambda *_, **__: pytest.fail("weights were read"))
     assert chat.main(arguments(*options, tmp_path / "file", checkpoint=short_checkpoint)) == 2
     assert "cannot be made" in capsys.readouterr().err
+
+
+def test_the_video_is_prefilled_while_the_question_is_typed(short_checkpoint, monkeypatch, capsys):
+    """What then is answered is the same, and only the question's own tokens are waited for."""
+    decoded, answers = [], []
+    decode = EagerBackend.decode
+    monkeypatch.setattr(EagerBackend, "decode", lambda self, x, at: decoded.append(x.shape[0]) or decode(self, x, at))
+    for ahead in (False, True):
+        monkeypatch.setattr(chat.Chat, "prefill_ahead", prefill_ahead if ahead else lambda self: lambda: None)
+        monkeypatch.setattr(sys, "stdin", Terminal("Why?\n"))
+        monkeypatch.setattr(sys, "stdout", Terminal())
+        decoded.clear()
+        assert chat.main(arguments("--max-new-tokens", 3, checkpoint=short_checkpoint)) == 0
+        answers.append(sys.stdout.getvalue())
+    assert answers[0] == answers[1] and decoded[0] > 2402 > 100 > decoded[1]
+    assert "prefill ahead" in capsys.readouterr().err
 
 
 def test_too_long_a_question_leaves_the_conversation_as_it_was(short_checkpoint, monkeypatch, capsys):
