@@ -2,12 +2,16 @@
 
     python -m runtime_py.bench_decoder --bundle bundles/half
     python -m runtime_py.bench_decoder --bundle bundles/half --other bundles/half-stock --plot docs/decode_context.svg --json decoder.json
+    python -m runtime_py.bench_decoder --bundle bundles/half --checkpoint Mobile-VideoGPT-0.5B    # whole answers beside the model's
 
 llama.cpp comes from the package registry (llama-cpp-python, compiled for this machine, about ten minutes the first time) into an
 environment of its own under --work, and runs a Q4_0 file of the bundle's sizes with random weights that this program writes.
 Prefill of a video and a question, decoding behind contexts of growing length, as far as the bundles' contexts reach (8,192 needs
 `export.build --max-context 8320`); medians of turns, and the ratios. --plot draws the milliseconds of a token against the context. The
 last line on stdout is one JSON object.
+
+--checkpoint: instead, from the frames of a video to the 128th token of an answer, and to the first token of another question about it,
+beside the eager model on this processor.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import numpy as np
 
 from export.arguments import ArgumentParser
 from export.bundle import open_bundle
+from export.checkpoint import open_checkpoint
 from export.errors import BackendError, ExportError, command, one_line
 from runtime_py.files import check_writable, write_text
 from runtime_py.load import available_cores, check_threads
@@ -37,9 +42,11 @@ from runtime_py.timing import take_turns
 WORKER = Path(__file__).with_name("llama_worker.py")
 PACKAGES = ("llama-cpp-python==0.3.36", "gguf==0.19.0")
 INSTALL_LIMIT_S = 3600
+EAGER = "eager-sequential"
 PREFILL = 2432  # tokens: a video and a question
 CONTEXTS = (256, 512, 1024, 2432, 4096, 6144, 8192)
 STEPS = 16  # tokens behind each context, in one turn
+ANSWER_TOKENS = 128
 TURNS = 5
 ENDING_S = 5
 
@@ -127,6 +134,35 @@ def measure(workers: Sequence[Worker], contexts: Sequence[int], turns: int) -> d
     return found
 
 
+def measure_answers(workers: Sequence[Worker], turns: int) -> dict[str, dict[str, float]]:
+    """Median seconds of whole answers, of their first tokens, and of another question's first token, by who gave them."""
+    asked: dict[str, list[list[float]]] = {worker.name: [] for worker in workers}
+
+    def ask(worker: Worker) -> float:
+        asked[worker.name].append(worker.ask(answer=ANSWER_TOKENS))
+        return asked[worker.name][-1][0]
+
+    take_turns({w.name: lambda w=w: ask(w) for w in workers}, turns, lambda line: print(line, file=sys.stderr, flush=True))
+    names = (f"answer of {ANSWER_TOKENS}", "first token", "next question")
+    return {
+        name: {who: statistics.median(seconds[i] for seconds in all_turns[1:]) for who, all_turns in asked.items()}
+        for i, name in enumerate(names)
+    }
+
+
+def answers_table(seconds: dict[str, dict[str, float]], workers: Sequence[Worker]) -> str:
+    """Seconds, each contender's share of the last one's, the model's, and of its own first question's that the next one takes."""
+    names = [worker.name for worker in workers]
+    rows = [f"{'seconds':<16}" + "".join(f"{name[-16:]:>18}" for name in names) + "".join(f"{name[-12:]:>14}" for name in names[:-1])]
+    for asked, took in seconds.items():
+        shares = "".join(f"{took[name] / took[names[-1]]:>14.3f}" for name in names[:-1])
+        rows.append(f"{asked:<16}" + "".join(f"{took[name]:>18.3f}" for name in names) + shares)
+    again = [seconds["next question"][name] / seconds["first token"][name] for name in names]
+    rows.append(f"{'next / first':<16}" + "".join(f"{share:>18.3f}" for share in again))
+    rows.append(f"{'peak memory, MB':<16}" + "".join(f"{worker.peak_rss_bytes / 1e6:>18.0f}" for worker in workers))
+    return "\n".join(rows)
+
+
 def growth_ms(seconds: dict[str, dict[str, float]], name: str) -> float:
     """Milliseconds that a token takes longer for every 1,000 tokens of context: the straight line that fits best."""
     points = [(int(asked.split()[1]), took[name]) for asked, took in seconds.items() if asked.startswith("decode")]
@@ -151,6 +187,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m runtime_py.bench_decoder", description=__doc__)
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIR")
     parser.add_argument("--other", type=Path, action="append", default=[], metavar="DIR", help="another bundle beside it; may be repeated")
+    parser.add_argument("--checkpoint", metavar="DIR_OR_HUB_ID", help="whole answers beside this checkpoint's eager model, no llama.cpp")
     parser.add_argument("--work", type=Path, default=Path("build/peers"), metavar="DIR", help="for llama.cpp (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--turns", type=int, default=TURNS, metavar="N", help="after one that does not count (default: %(default)s)")
@@ -166,8 +203,21 @@ def main(argv: list[str] | None = None) -> None:
     threads = args.threads or available_cores()
     bundles = [open_bundle(folder) for folder in (args.bundle, *args.other)]
     names = [bundle.folder.resolve().name for bundle in bundles]
-    if len({*names, "llama.cpp"}) <= len(names):
+    if len({*names, "llama.cpp", EAGER}) <= len(names) + 1:
         raise ExportError(f"the contenders are called {', '.join(names)}: rename a folder, figures go by its name")
+    ours = [[sys.executable, "-m", "runtime_py.decoder_worker", str(bundle.folder), str(threads)] for bundle in bundles]
+    if args.checkpoint is not None:
+        if args.plot is not None:
+            raise ExportError("--plot draws the time of a token beside llama.cpp: leave it or --checkpoint out")
+        open_checkpoint(args.checkpoint)  # refuses before a minute has passed
+        with contextlib.ExitStack() as stack:
+            eager = [sys.executable, "-m", "runtime_py.decoder_worker", args.checkpoint, str(threads)]
+            workers = [stack.enter_context(Worker(*pair)) for pair in zip([*names, EAGER], [*ours, eager])]
+            seconds = measure_answers(workers, args.turns)
+            print(answers_table(seconds, workers), file=sys.stderr)
+        peaks = {worker.name: worker.peak_rss_bytes for worker in workers}
+        _finish({"seconds": seconds, "peak_rss_bytes": peaks, "threads": threads, "turns": args.turns}, args.json)
+        return
     room = min(bundle.manifest.decoder.max_context for bundle in bundles)
     if room < PREFILL + STEPS:
         raise ExportError(f"a bundle's context of {room} tokens is below {PREFILL + STEPS}: build with a larger --max-context")
@@ -178,7 +228,6 @@ def main(argv: list[str] | None = None) -> None:
     python = install_llama(args.work)
     model = write_model(python, args.work, dataclasses.asdict(bundles[0].manifest.config().decoder))
     with contextlib.ExitStack() as stack:
-        ours = [[sys.executable, "-m", "runtime_py.decoder_worker", str(bundle.folder), str(threads)] for bundle in bundles]
         workers = [stack.enter_context(Worker(name, command)) for name, command in zip(names, ours)]
         llama = [str(python), str(WORKER), "serve", str(model), str(max(contexts) + 2 * STEPS), str(threads)]
         workers.append(stack.enter_context(Worker("llama.cpp", llama)))
@@ -198,9 +247,13 @@ def main(argv: list[str] | None = None) -> None:
     if args.plot is not None:
         series = {name: [(context, 1e3 * seconds[f"decode {context}"][name]) for context in contexts] for name in names}
         write_text(args.plot, lines(series, "tokens of context", "milliseconds of a token"))
+    _finish(report, args.json)
+
+
+def _finish(report: dict, file: Path | None) -> None:
     line = json.dumps(report)
-    if args.json is not None:
-        write_text(args.json, line + "\n")
+    if file is not None:
+        write_text(file, line + "\n")
     print(line)
 
 

@@ -109,3 +109,26 @@ def test_a_model_of_other_sizes_is_another_file(tmp_path, monkeypatch):
 def test_bad_arguments_are_refused_before_anything_is_installed(arguments, says, tiny_fused_bundle, tmp_path, capsys):
     assert main(["--bundle", str(tiny_fused_bundle), "--work", str(tmp_path / "w"), *arguments]) == 2
     assert says in capsys.readouterr().err and not (tmp_path / "w").exists()
+
+
+def test_whole_answers_beside_the_models(tiny_fused_bundle, tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    """Each in a process of its own; the next question about a video costs little of the first one's time."""
+    monkeypatch.setattr(bench_decoder, "ANSWER_TOKENS", 3)
+    report = tmp_path / "r.json"
+    arguments = ["--bundle", str(tiny_fused_bundle), "--checkpoint", str(tiny_checkpoint), "--turns", "1", "--json", str(report)]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    found = json.loads(report.read_text())
+    assert json.loads(captured.out) == found and not (tmp_path / "llama").exists()
+    names = [tiny_fused_bundle.name, "eager-sequential"]
+    for seconds in found["seconds"].values():
+        assert list(seconds) == names and min(seconds.values()) > 0
+    answer, first, again = found["seconds"].values()
+    assert all(again[name] < first[name] < answer[name] for name in names)
+    share = f"{answer[names[0]] / answer[names[1]]:.3f}"
+    assert next(line for line in captured.err.splitlines() if line.startswith("answer of 3")).endswith(share)
+
+
+def test_a_checkpoint_that_is_none_is_refused_before_the_work(tiny_fused_bundle, tmp_path, capsys):
+    assert main(["--bundle", str(tiny_fused_bundle), "--checkpoint", str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err
