@@ -13,7 +13,7 @@ import numpy as np
 from export.errors import AnnotationError
 from runtime_py.annotations import Item
 from runtime_py.files import write_text
-from runtime_py.scoring import paired_difference, wilson
+from runtime_py.scoring import paired_difference, wilson, words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +62,8 @@ class ResultFile:
 
 
 def word_f1_of_open(items: Sequence[Item], answered: Mapping[int, Result]) -> float | None:
-    """The mean word F1 of the answers to questions without options, None where there are none."""
-    open_answers = [answered[item.number].f1 for item in items if not item.options]
+    """The mean word F1 of the answers to questions without options, but for those of yes and no; None where there are none."""
+    open_answers = [answered[item.number].f1 for item in items if not item.options and words(item.answer) not in (["yes"], ["no"])]
     return float(np.mean(open_answers)) if open_answers else None
 
 

@@ -8,11 +8,14 @@ import torch
 from tokenizers import Tokenizer
 
 from calibration import sample_clip
+from calibration.clips import ANNOTATIONS, write_clips
 from calibration.make_demo import DEFAULT_OUT, main
 from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
 from export.model.prompt import first_turn, tokenize
-from runtime_py.load import backend_of_bundle, load_tokenizer
+from runtime_py.annotations import read_annotations
+from runtime_py.gates import Questions
+from runtime_py.load import backend_of_bundle, backend_of_checkpoint, load_tokenizer
 from runtime_py.session import Session
 from runtime_py.stages import Pixels
 from runtime_py.video import read_frames
@@ -55,6 +58,8 @@ QUESTIONS = {
     "How many shapes are there?": "Two.",
     "What is the background like?": "Dark.",
     "Is there a green shape?": "No.",
+    "In which direction does the circle move?": "To the right.",
+    "Is the square moving?": "No.",
     "Which appears first, the circle or the square?": "The circle.",
 }
 
@@ -68,6 +73,16 @@ def test_the_checkpoint_in_the_repository_answers_about_the_sample_clip(demo_bun
     for question, answer in QUESTIONS.items():
         session.start_over()
         assert tokenizer.decode(list(session.ask(question, max_new_tokens=16))) == answer, question
+
+
+def test_the_checkpoint_in_the_repository_answers_about_clips_it_has_not_seen(tmp_path):
+    """The float model on some of the held-out questions; docs/quantization.md has all of them."""
+    write_clips(tmp_path, "test", 8, 14)
+    checkpoint = open_checkpoint(DEFAULT_OUT)
+    encode, tokenizer = load_tokenizer(checkpoint.tokenizer_file, "demo")
+    questions = Questions(read_annotations(tmp_path / ANNOTATIONS), tmp_path)
+    right = questions.right(backend_of_checkpoint(checkpoint), encode, tokenizer.decode)
+    assert right >= 0.93 * len(questions.items) > 90
 
 
 def test_the_checkpoint_in_the_repository_is_small():
