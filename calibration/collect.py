@@ -43,7 +43,7 @@ DEFAULT_QUESTION = "What happens in this video?"
 ANSWER_TOKENS = 64  # of the model's own answer, where none is given
 # Of the decoder's statistics: 2,402 visual tokens would drown the few that ask and answer.
 TEXT_SHARE = 0.5
-SYNTHETIC_CLIPS, SYNTHETIC_QUESTIONS = 32, 8
+SYNTHETIC_CLIPS, SYNTHETIC_QUESTIONS = 128, 8
 
 
 class Accumulator:

@@ -262,9 +262,9 @@ def main(argv: list[str] | None = None) -> None:
     encode, tokenizer = load_tokenizer(tokenizer_file, args.bundle or args.checkpoint)
     part = (args.video, args.start, args.end)
     cache = VideoCache(args.cache, int(args.cache_limit * 1e9)) if args.cache is not None else None
+    clip, video = (Clip.read(*part), None) if cache is None else (None, video_fingerprint(*part))  # before the weights are read
     if cache is not None:
         cache.prepare()
-    clip, video = (Clip.read(*part), None) if cache is None else (None, video_fingerprint(*part))  # before the weights are read
     session = Session(load(), encode)
     chat = Chat(session, tokenizer, sampler, args.max_new_tokens)
     prompt = _valid(args.prompt) if args.prompt is not None else None

@@ -90,7 +90,7 @@ def measure(checkpoint: Checkpoint, bundle: Bundle, gate: Gate, progress: Progre
     figures: dict[str, float] = {"questions": len(questions.items)}
     if gate.max_kl is not None:
         agreement = compare(expected, questions.distributions(backend, encode))
-        figures |= {"kl": agreement.kl, "top1_agreement": agreement.top1, "answer_tokens": agreement.tokens, "kl_clips": len(expected)}
+        figures |= {"kl": agreement.kl, "top1_agreement": agreement.top1, "answer_tokens": agreement.tokens}
     if gate.min_accuracy is not None:
         figures |= {"right": questions.right(backend, encode, tokenizer.decode), "reference_right": reference_right}
     progress.end("the bundle on the same: " + ", ".join(f"{name} {value:g}" for name, value in figures.items()))
