@@ -63,8 +63,7 @@ def looks_at_shapes(scene: Scene, shown: Shown, ids: np.ndarray, words: dict[int
     kept = len(shown.frame)
     looks = np.zeros((3, len(ids), kept + len(ids)), bool)
     for shape in scene.shapes:
-        says = np.array([words.get(int(token)) in (shape.kind, shape.colour) for token in ids])
-        looks[:, says, :kept] = np.stack(shown.shape(shape))[:, None]
+        looks[:, _names(shape, ids, words), :kept] = np.stack(shown.shape(shape))[:, None]
     return looks
 
 
@@ -93,6 +92,10 @@ def motions_of_names(scene: Scene, ids: np.ndarray, words: dict[int, str]) -> np
     """How the shape moves that a token names, as a number of MOTIONS; int64 [Q], IGNORE where it names none of the scene's."""
     motions = np.full(len(ids), IGNORE, np.int64)
     for shape in scene.shapes:
-        says = np.array([words.get(int(token)) in (shape.kind, shape.colour) for token in ids])
-        motions[says] = MOTIONS.index(shape.motion)
+        motions[_names(shape, ids, words)] = MOTIONS.index(shape.motion)
     return motions
+
+
+def _names(shape: Shape, ids: np.ndarray, words: dict[int, str]) -> np.ndarray:
+    """Which tokens name a shape, by its kind or its colour: bool [Q]."""
+    return np.array([words.get(int(token)) in (shape.kind, shape.colour) for token in ids])

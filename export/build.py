@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from export.manifest import Manifest
     from export.quant.recipe import Recipe
     from export.quant.statistics import CalibrationFolder
-    from runtime_py.gates import Gate
+    from runtime_py.gates import Gate, Questions
 
 TARGETS = ("executorch", "coreml", "onnx")
 DEMO_CHECKPOINT = Path(__file__).resolve().parent.parent / "calibration" / "demo" / "checkpoint"
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     check_gate_arguments(args)
     checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
     calibration = choose_calibration(args, recipe, checkpoint)
-    check_questions(args, checkpoint)
+    asked = choose_questions(args, checkpoint)
     check_context(args.max_context, checkpoint.config)
     form = backend.form(args.max_context, recipe)
     plan = plan_build(checkpoint, recipe, form)
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     from export.pipeline import Request, build
     from export.progress import Progress
 
-    with demanded(args) as gate:
+    with demanded(args, asked) as gate:
         request = Request(checkpoint, backend, recipe, plan, form, writer, not args.no_verify, calibration, gate)
         # The graphs, the reference, parity, and the model's and the bundle's answers.
         progress = Progress(len(plan.graphs) + (1 if args.no_verify else 2) + (2 if gate else 0))
@@ -158,28 +158,37 @@ def check_gate_arguments(args: argparse.Namespace) -> None:
         raise BackendError("--annotations and --videos belong together: give both")
     if args.annotations is not None and not demands:
         raise BackendError("--annotations are the questions of --min-accuracy and --max-kl: give one of those too")
-    if demands and args.annotations is None and Path(args.checkpoint).resolve() != DEMO_CHECKPOINT:
+    if demands and args.annotations is None and not is_demo(args.checkpoint):
         raise BackendError(f"{demands[0]} needs questions about videos: give --annotations and --videos (only the demo has its own)")
 
 
-def check_questions(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
-    """Refuse, before any work, questions that cannot be read or asked.
+def is_demo(checkpoint: str) -> bool:
+    """Whether `--checkpoint` names the demo, which has questions of its own."""
+    return Path(checkpoint).resolve() == DEMO_CHECKPOINT
+
+
+def choose_questions(args: argparse.Namespace, checkpoint: Checkpoint) -> Questions | None:
+    """Those of `--annotations`, read before any work; None where there are none to ask, or the demo's own.
 
     Raises:
         AnnotationError: a video is missing, the file is of no known form, or the checkpoint has no tokenizer to ask with.
     """
     if args.min_accuracy is None and args.max_kl is None:
-        return
+        return None
     if checkpoint.tokenizer_file is None:
         raise AnnotationError(f"{checkpoint.name} has no tokenizer.json, so it cannot be asked: leave --min-accuracy and --max-kl out")
-    if args.annotations is not None:
-        from runtime_py.annotations import check_videos, read_annotations
+    if args.annotations is None:
+        return None
+    from runtime_py.annotations import check_videos, read_annotations
+    from runtime_py.gates import Questions
 
-        check_videos(read_annotations(args.annotations), args.videos)
+    questions = Questions(read_annotations(args.annotations), args.videos)
+    check_videos(questions.items, questions.videos)
+    return questions
 
 
 @contextlib.contextmanager
-def demanded(args: argparse.Namespace) -> Iterator[Gate | None]:
+def demanded(args: argparse.Namespace, asked: Questions | None) -> Iterator[Gate | None]:
     """What the build is to demand beyond parity; the demo's own questions are drawn into a folder that goes again."""
     if args.min_accuracy is None and args.max_kl is None:
         yield None
@@ -188,14 +197,12 @@ def demanded(args: argparse.Namespace) -> Iterator[Gate | None]:
     from runtime_py.gates import Gate, Questions
 
     with tempfile.TemporaryDirectory() as drawn:
-        annotations, videos = args.annotations, args.videos
-        if annotations is None:
+        if asked is None:
             from calibration.clips import ANNOTATIONS, write_clips
 
-            videos = Path(drawn)
-            annotations = videos / ANNOTATIONS
-            write_clips(videos, "test", GATE_CLIPS, GATE_QUESTIONS)
-        yield Gate(Questions(read_annotations(annotations), videos), args.min_accuracy, args.max_kl)
+            write_clips(Path(drawn), "test", GATE_CLIPS, GATE_QUESTIONS)
+            asked = Questions(read_annotations(Path(drawn) / ANNOTATIONS), Path(drawn))
+        yield Gate(asked, args.min_accuracy, args.max_kl)
 
 
 def choose_calibration(args: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint) -> CalibrationFolder | None:

@@ -21,11 +21,11 @@ MADV_DONTNEED = 4  # Linux
 OPERATOR_LIBRARIES = ("kernels/quantized", "extension/llm/custom_ops")  # quantized_decomposed::*, llama::*
 
 
-def package_folder() -> Path:
-    """Where executorch is installed. Raises BackendError where it is not."""
-    spec = importlib.util.find_spec("executorch")
+def package_folder(package: str, what: str) -> Path:
+    """Where a package is installed that `what` needs, without importing it. Raises BackendError where it is not."""
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise BackendError("this needs the package executorch: pip install -e '.[executorch]'")
+        raise BackendError(f"{what} the package {package}: pip install -e '.[executorch]'")
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -36,7 +36,7 @@ def bindings() -> ModuleType:
     Raises:
         BackendError: executorch is not installed, or is none that this version knows.
     """
-    folder = package_folder()
+    folder = package_folder("executorch", "this needs")
     import torch  # whose libraries the extension module needs
 
     with quiet():

@@ -25,7 +25,7 @@ from typing import Any
 from export.errors import AnnotationError
 from export.model.prompt import LETTERS, multiple_choice
 
-VIDEO_SUFFIXES = ("", ".mp4", ".mkv", ".webm", ".avi", ".mov", ".MP4", ".MOV", ".AVI")
+VIDEO_SUFFIXES = ("", ".mp4", ".mkv", ".webm", ".avi", ".mov")  # in capitals too
 EGOSCHEMA_ANSWERS = "subset_answers.json"  # published beside EgoSchema's questions
 NEXTQA_FOLDERS = "map_vid_vidorID.json"  # published beside NExT-QA's: {video: subfolder/video}
 
@@ -80,7 +80,7 @@ def find_video(folder: Path, name: str) -> Path:
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise AnnotationError(f"the annotations name the video {name}, which lies outside {folder}")
-    for suffix in VIDEO_SUFFIXES:
+    for suffix in (*VIDEO_SUFFIXES, *(suffix.upper() for suffix in VIDEO_SUFFIXES[1:])):
         path = folder / f"{name}{suffix}"
         if path.is_file() or (not suffix and path.is_dir()):
             return path

@@ -153,14 +153,21 @@ def measure_answers(workers: Sequence[Worker], turns: int) -> dict[str, dict[str
 def answers_table(seconds: dict[str, dict[str, float]], workers: Sequence[Worker]) -> str:
     """Seconds, each contender's share of the last one's, the model's, and of its own first question's that the next one takes."""
     names = [worker.name for worker in workers]
-    rows = [f"{'seconds':<16}" + "".join(f"{name[-16:]:>18}" for name in names) + "".join(f"{name[-12:]:>14}" for name in names[:-1])]
+    rows = []
     for asked, took in seconds.items():
         shares = "".join(f"{took[name] / took[names[-1]]:>14.3f}" for name in names[:-1])
         rows.append(f"{asked:<16}" + "".join(f"{took[name]:>18.3f}" for name in names) + shares)
     again = [seconds["next question"][name] / seconds["first token"][name] for name in names]
     rows.append(f"{'next / first':<16}" + "".join(f"{share:>18.3f}" for share in again))
-    rows.append(f"{'peak memory, MB':<16}" + "".join(f"{worker.peak_rss_bytes / 1e6:>18.0f}" for worker in workers))
-    return "\n".join(rows)
+    return _framed("seconds", rows, workers)
+
+
+def _framed(unit: str, rows: Sequence[str], workers: Sequence[Worker]) -> str:
+    """Rows of a column a contender, and of its ratio to the last one, below their names and above what memory each took."""
+    names = [worker.name for worker in workers]
+    head = f"{unit:<16}" + "".join(f"{name[-16:]:>18}" for name in names) + "".join(f"{name[-12:]:>14}" for name in names[:-1])
+    peaks = f"{'peak memory, MB':<16}" + "".join(f"{worker.peak_rss_bytes / 1e6:>18.0f}" for worker in workers)
+    return "\n".join([head, *rows, peaks])
 
 
 def growth_ms(seconds: dict[str, dict[str, float]], name: str) -> float:
@@ -172,14 +179,13 @@ def growth_ms(seconds: dict[str, dict[str, float]], name: str) -> float:
 def table(seconds: dict[str, dict[str, float]], workers: Sequence[Worker]) -> str:
     """Tokens per second, and each contender's ratio to the last, llama.cpp."""
     names = [worker.name for worker in workers]
-    rows = [f"{'tokens/s':<16}" + "".join(f"{name[-16:]:>18}" for name in names) + "".join(f"{name[-12:]:>14}" for name in names[:-1])]
+    rows = []
     for asked, took in seconds.items():
         tokens = PREFILL if asked.startswith("prefill") else 1
         rates = "".join(f"{tokens / took[name]:>18.1f}" for name in names)
         rows.append(f"{asked:<16}{rates}" + "".join(f"{took[names[-1]] / took[name]:>13.2f}x" for name in names[:-1]))
     rows.append(f"{'ms per 1,000':<16}" + "".join(f"{growth_ms(seconds, name):>18.2f}" for name in names))
-    rows.append(f"{'peak memory, MB':<16}" + "".join(f"{worker.peak_rss_bytes / 1e6:>18.0f}" for worker in workers))
-    return "\n".join(rows)
+    return _framed("tokens/s", rows, workers)
 
 
 @command

@@ -39,6 +39,8 @@ from runtime_py.load import (
     check_compute_units,
     check_threads,
     load_tokenizer,
+    refuse_compute_units,
+    refuse_weight_arguments,
 )
 from runtime_py.results import Result, ResultFile, summary, table
 from runtime_py.scoring import is_right, word_f1
@@ -86,9 +88,8 @@ def answer_clip(session: Session, decode: Callable[[list[int]], str], pixels: Pi
 
 def read_pixels(path: Path, item: Item, edit: str | None = None) -> Pixels:
     """A clip's pixels. `edit`: "blank" makes every frame grey, "shuffled" puts them in another order, the same for every model."""
-    read = read_folder if path.is_dir() else read_frames
-    found = read(path, item.start_s, item.end_s)
-    frames = found if isinstance(found, list) else found.frames
+    span = item.start_s, item.end_s
+    frames = read_folder(path, *span) if path.is_dir() else read_frames(path, *span).frames
     if edit == "blank":
         frames = [np.full_like(frame, 127) for frame in frames]
     if edit == "shuffled":
@@ -98,8 +99,8 @@ def read_pixels(path: Path, item: Item, edit: str | None = None) -> Pixels:
 
 
 def evaluate(contender: Contender, items: Sequence[Item], videos: Path, file: ResultFile, edit: str | None = None) -> dict[int, Result]:
-    """Ask a model what its file of results does not hold yet. What is about a video that cannot be read is missing from the results."""
-    wanted = {item.number for item in items}
+    """Ask a model what its file of results does not hold yet; all that it then holds, by number. What is about a video that cannot be
+    read is missing."""
     left = [item for item in items if item.number not in file.results]
     if left:
         encode, tokenizer = load_tokenizer(contender.tokenizer_file, contender.name)
@@ -120,7 +121,7 @@ def evaluate(contender: Contender, items: Sequence[Item], videos: Path, file: Re
                 lines.flush()
                 progress.step(contender.name)
         progress.close()
-    return {number: result for number, result in file.results.items() if number in wanted}
+    return file.results
 
 
 def questions_fingerprint(items: Sequence[Item], edit: str | None) -> str:
@@ -132,11 +133,10 @@ def questions_fingerprint(items: Sequence[Item], edit: str | None) -> str:
 def _contenders(args) -> list[Contender]:
     check_threads(args.threads)
     contenders = []
-    for option in ("clip", "videomamba", "base"):
-        if getattr(args, option) is not None and not args.checkpoint:
-            raise ExportError(f"--{option} completes a checkpoint, a bundle is complete: give --checkpoint too, or leave it out")
-    if args.compute_units is not None and not args.bundle:
-        raise ExportError("--compute-units is for coreml bundles: leave it out, a checkpoint is run by PyTorch")
+    if not args.checkpoint:
+        refuse_weight_arguments(args)
+    if not args.bundle:
+        refuse_compute_units(args)
     if args.checkpoint:
         checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
         load = lambda: backend_of_checkpoint(checkpoint, threads=args.threads)  # noqa: E731

@@ -61,8 +61,7 @@ def find_source(args: argparse.Namespace) -> tuple[Callable[[], GraphBackend], P
         tokenizer_file = bundle.folder / "tokenizer.json" if "tokenizer.json" in bundle.manifest.files else None
         check_compute_units(bundle, args.compute_units)
         return lambda: alone(backend_of_bundle(bundle, args.threads, args.device, args.compute_units)), tokenizer_file
-    if args.compute_units is not None:
-        raise BackendError("--compute-units is for coreml bundles: leave it out, a checkpoint is run by PyTorch")
+    refuse_compute_units(args)
     checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
     return lambda: backend_of_checkpoint(checkpoint, args.device, args.dtype, args.threads), checkpoint.tokenizer_file
 
@@ -107,9 +106,20 @@ def _check_bundle_arguments(args: argparse.Namespace) -> None:
     """Refuse, rather than ignore, what only a checkpoint can be asked for."""
     if args.dtype != "fp32":
         raise BackendError(f"--dtype {args.dtype}: a bundle's precision was fixed by its recipe; --dtype is for --checkpoint")
+    refuse_weight_arguments(args)
+
+
+def refuse_weight_arguments(args: argparse.Namespace) -> None:
+    """Raise BackendError for parts of a checkpoint where there is none."""
     for name in ("clip", "videomamba", "base"):
         if getattr(args, name) is not None:
             raise BackendError(f"--{name} completes a checkpoint, a bundle is complete: leave it out")
+
+
+def refuse_compute_units(args: argparse.Namespace) -> None:
+    """Raise BackendError for Core ML's units where there is no bundle."""
+    if args.compute_units is not None:
+        raise BackendError("--compute-units is for coreml bundles: leave it out, a checkpoint is run by PyTorch")
 
 
 def backend_of_bundle(bundle: Bundle, threads: int | None = None, device: str = "cpu", units: str | None = None) -> GraphBackend:

@@ -143,8 +143,7 @@ class Session:
         ids = self._prompt(turn)
         whole = self.position > 0 or not self._held.turns  # else a first token behind what was kept never came
         room = min(ANSWER_ROOM, max_new_tokens)
-        position, new = self._growth(ids)
-        if whole and self._fits(ids) and (not self._held.turns or position + new + room <= self.backend.max_context):
+        if whole and self._fits(ids, room if self._held.turns else 1):
             return self._answer(ids, turn, sampler, max_new_tokens)
         kept, ids = self._shortened(turn, room)
         self.forgotten += len(self._held.turns) - len(kept)
@@ -205,7 +204,7 @@ class Session:
             if first.first is None or any(one.later is None for one in later):
                 continue
             ids = self._from_the_beginning(first, later)
-            if not kept or self._tokens(ids) + room <= self.backend.max_context:
+            if not kept or fits(self.backend, 0, self._tokens(ids), room):
                 return kept, ids
         raise AssertionError("a turn in words fits by itself: prompt_ids checks it")
 
@@ -232,8 +231,8 @@ class Session:
         """Tokens that a first turn's ids take in the cache."""
         return sum(token >= 0 for token in ids) + self.backend.config.visual_tokens
 
-    def _fits(self, ids: Sequence[int]) -> bool:
-        return fits(self.backend, *self._growth(ids))
+    def _fits(self, ids: Sequence[int], room: int = 1) -> bool:
+        return fits(self.backend, *self._growth(ids), room)
 
     def _check_fits(self, ids: Sequence[int]) -> None:
         check_fits(self.backend, *self._growth(ids))

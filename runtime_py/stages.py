@@ -108,9 +108,9 @@ def check_vocabulary(backend: GraphBackend, ids: Sequence[int]) -> None:
         raise PromptError(f"id {outside[0]} is outside the vocabulary of {vocabulary}: tokenize with the checkpoint's own tokenizer")
 
 
-def fits(backend: GraphBackend, position: int, new: int) -> bool:
-    """Whether `new` tokens behind `position` leave room for one token of answer."""
-    return position + new < backend.max_context
+def fits(backend: GraphBackend, position: int, new: int, room: int = 1) -> bool:
+    """Whether `new` tokens behind `position` leave room for so many tokens of answer."""
+    return position + new + room <= backend.max_context
 
 
 def check_fits(backend: GraphBackend, position: int, new: int) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from export.arguments import ArgumentParser, add_weight_arguments
-from export.build import DEMO_CHECKPOINT
+from export.build import DEMO_CHECKPOINT, is_demo
 from export.bundle import open_bundle
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.errors import AnnotationError, CalibrationError, ExportError, RecipeError, command
@@ -225,7 +225,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         raise AnnotationError("--annotations and --videos belong together: give both")
     if args.limit is not None and args.limit < 1:
         raise AnnotationError(f"--limit {args.limit}: give at least 1")
-    if args.annotations is None and Path(args.checkpoint).resolve() != DEMO_CHECKPOINT:
+    if args.annotations is None and not is_demo(args.checkpoint):
         raise AnnotationError("a sweep asks questions about videos: give --annotations and --videos (only the demo has its own)")
     return args
 

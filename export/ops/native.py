@@ -16,7 +16,6 @@ import ctypes
 import errno
 import hashlib
 import importlib.metadata
-import importlib.util
 import os
 import re
 import shlex
@@ -32,7 +31,7 @@ from pathlib import Path
 
 from export.arguments import ArgumentParser
 from export.errors import NO_SPACE, BackendError, command
-from export.executorch_runtime import operator_names
+from export.executorch_runtime import operator_names, package_folder
 
 SOURCES = Path(__file__).parent
 SOURCE = SOURCES / "operators.cpp"
@@ -131,13 +130,7 @@ def operators() -> set[str]:
 
 def find_packages() -> Packages:
     """Where executorch and torch are installed, without importing them. Raises BackendError."""
-    folders = []
-    for package in ("executorch", "torch"):
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise BackendError(f"the kernels need the package {package}: pip install -e '.[executorch]'")
-        folders.append(Path(next(iter(spec.submodule_search_locations))))
-    executorch, torch = folders
+    executorch, torch = (package_folder(package, "the kernels need") for package in ("executorch", "torch"))
     runtimes = sorted((executorch / "extension" / "pybindings").glob("_portable_lib*.so"))
     if not runtimes or not (executorch / "include").is_dir():
         raise BackendError(f"{executorch} holds no C++ headers or no runtime library: install executorch's wheel for this system")

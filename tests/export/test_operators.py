@@ -12,14 +12,12 @@ from export.ops.causal_conv import causal_conv
 from export.ops.linear_int4 import linear_int4, pack
 from export.ops.selective_scan.fused import bidirectional_scan, selective_scan_fused
 from export.quiet import quiet
+from tests.export.test_kernels import ANOTHER_STEP, BFLOAT, SAME_SUMS
 from tests.export.test_selective_scan import REGIMES
 from tests.kernels.driver import no_tool
 from tests.numerics import load_pte, max_error
 
 NAN = float("nan")
-SAME_SUMS = 1e-5  # relative: float32 rounding over the state's memory, and another exp
-BFLOAT = 1e-2  # queries, keys, shares and values rounded to 8 bits each, errors of many terms
-ANOTHER_STEP = 2e-3  # an activation between two of its 255 steps goes to the other one after another rounding
 HALF_STEP = 2**-10  # relative to the largest value: both forms compute in float32 and round once
 CHANNELS, STATES, UNUSED = 70, 9, 3
 INVALID_ARGUMENT = "0x12"
