@@ -76,6 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     backend = choose_backend(args)
 
+    from export.bundle import pin
     from export.bundle_writer import BundleWriter
     from export.checkpoint import open_checkpoint
     from export.components import COMPONENTS
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
             progress.close()
     print(coverage_table(manifest))
     verified = "verified" if manifest.verified else "NOT verified"
-    print(f"{out}: {manifest.bundle_bytes / 1e6:.1f} MB, {manifest.bits_per_weight:.2f} bits per weight, {verified}")
+    print(f"{out}: {manifest.bundle_bytes / 1e6:.1f} MB, {manifest.bits_per_weight:.2f} bits per weight, {verified}; pin {pin(out)}")
 
 
 def choose_backend(args: argparse.Namespace) -> Backend:

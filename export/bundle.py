@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from export.errors import BundleError
-from export.manifest import DIGEST, REMEDY, FileEntry, GraphEntry, Manifest, read_manifest
+from export.manifest import CHECKSUMS, DIGEST, REMEDY, FileEntry, GraphEntry, Manifest, read_manifest
 
 REFERENCE = "reference.npz"
 
@@ -85,12 +85,18 @@ def hash_path(path: Path) -> tuple[str, int]:
     if not path.is_dir():
         with path.open("rb", buffering=0) as file:
             return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
-    listing, size = hashlib.sha256(), 0
-    for file in files_below(path):
-        file_hash, file_size = hash_path(file)
-        listing.update(f"{file_hash}  {file.relative_to(path).as_posix()}\n".encode())
-        size += file_size
-    return listing.hexdigest(), size
+    return hashlib.sha256(checksums(path).encode()).hexdigest(), path_size(path)
+
+
+def checksums(folder: Path) -> str:
+    """What `sha256sum` prints for all files of a folder, in the order of their relative paths, but for a list of that kind."""
+    files = [file for file in files_below(folder) if file != folder / CHECKSUMS]
+    return "".join(f"{hash_path(file)[0]}  {file.relative_to(folder).as_posix()}\n" for file in files)
+
+
+def pin(folder: Path) -> str:
+    """What names a bundle, all of it: the SHA-256 (hex) of its list of hashes. The apps download a bundle by it."""
+    return hash_path(folder / CHECKSUMS)[0]
 
 
 def path_size(path: Path) -> int:

@@ -21,9 +21,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
-from export.bundle import files_below, hash_path
+from export.bundle import checksums, files_below, hash_path
 from export.errors import NO_SPACE, BundleError
-from export.manifest import MANIFEST_FILE, FileEntry, Manifest
+from export.manifest import CHECKSUMS, MANIFEST_FILE, FileEntry, Manifest
 from export.model_card import render_model_card
 
 MODEL_CARD = "README.md"
@@ -80,8 +80,8 @@ class BundleWriter:
         return path
 
     def commit(self, manifest: Manifest) -> Manifest:
-        """Complete `manifest` (hashes, sizes, `files`, `bundle_bytes`, and `created` where empty), write the model card and
-        the manifest, and put the folder in place. Returns the manifest as a reader sees it."""
+        """Complete `manifest` (hashes, sizes, `files`, `bundle_bytes`, and `created` where empty), write the model card, the
+        manifest and the list of all files' hashes, and put the folder in place. Returns the manifest as a reader sees it."""
         folder = self._folder()
         try:
             manifest = _complete(manifest, folder)
@@ -89,7 +89,9 @@ class BundleWriter:
             for file in files_below(folder):
                 _sync(file)
             (folder / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1) + "\n", encoding="utf-8")
-            _sync(folder / MANIFEST_FILE)
+            (folder / CHECKSUMS).write_text(checksums(folder), encoding="utf-8")
+            for name in (MANIFEST_FILE, CHECKSUMS):
+                _sync(folder / name)
             for below, _, _ in os.walk(folder, topdown=False):
                 _sync(Path(below))
             _put_in_place(folder, self.out)

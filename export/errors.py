@@ -63,6 +63,10 @@ class CalibrationError(ExportError):
     """Calibration statistics that are missing, damaged, or another checkpoint's."""
 
 
+class DeviceError(ExportError):
+    """A phone that is not connected, or the tool that talks to it."""
+
+
 class AccuracyError(ExportError):
     """The bundle answers worse, or further from the model, than the build was told to accept."""
 

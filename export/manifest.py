@@ -19,8 +19,9 @@ from export.config import GRAPHS, GraphName, ModelConfig
 from export.errors import BundleError
 from export.strict_json import REMEDY, Rule, decode, refuse
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3  # 3: golden vectors and SHA256SUMS beside it
 MANIFEST_FILE = "manifest.json"
+CHECKSUMS = "SHA256SUMS"  # as `sha256sum` prints them, of every file but itself; its own hash is the bundle's pin
 DIGEST = "manifest_sha256"
 
 _PART = r"(?!\.{1,2}(/|$))[A-Za-z0-9._-]+"  # no '.', no '..': a path cannot leave the bundle
@@ -152,7 +153,7 @@ class FileEntry:
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """All that `manifest.json` holds. `graphs` has the seven names of `GRAPHS`; `accuracy` what the
-    gates measured, empty where none was set; `files` every other file but `README.md` and the
+    gates measured, empty where none was set; `files` every other file but `README.md`, `SHA256SUMS` and the
     manifest itself; `bundle_bytes` is the size of graphs and files together. `BundleWriter.commit` fills what it alone knows:
     hashes, sizes, `files`, `bundle_bytes`, and `created` where it is empty."""
 

@@ -84,9 +84,11 @@ def build(request: Request, progress: Progress) -> Manifest:
         from runtime_py.parity import prove  # the one way from export into the runtime
 
         bundle = Bundle(writer.path("reference.npz").parent, manifest)
-        arrays, ladder, accuracy = prove(request.checkpoint, bundle, _rounding(request), request.verify, progress, request.gate)
-        np.savez_compressed(writer.path("reference.npz"), **arrays)
-        return writer.commit(dataclasses.replace(manifest, parity=ladder, verified=request.verify, accuracy=accuracy))
+        proof = prove(request.checkpoint, bundle, _rounding(request), request.verify, progress, request.gate)
+        np.savez_compressed(writer.path("reference.npz"), **proof.reference)
+        for name, data in proof.golden.items():
+            writer.path(name).write_bytes(data)
+        return writer.commit(dataclasses.replace(manifest, parity=proof.ladder, verified=request.verify, accuracy=proof.accuracy))
 
 
 def _calibrated(request: Request, progress: Progress) -> BuildPlan:

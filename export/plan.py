@@ -28,6 +28,7 @@ COREML_LAYER_SECONDS = {"image_encoder": 1.0, "video_encoder": 3.0, "decoder": 2
 SECONDS_PER_GB = 14  # quantizing, packing and writing, per GB of float32 weights
 REFERENCE_SECONDS_PER_GB = 28  # the eager model on the probe, and the bundle against it
 PROBE_BYTES = 5_000_000  # its frames, and the sampled logits of the greedy steps
+GOLDEN_BYTES = 5_600_000
 BASE_BYTES = 900_000_000  # Python, PyTorch and the exporter
 LOWERING_COPIES = 2.4  # of a graph's float32 weights alive at once while it is lowered
 
@@ -60,7 +61,7 @@ class BuildPlan:
     """The whole bundle to be."""
 
     graphs: tuple[GraphPlan, ...]
-    extra_bytes: int  # reference, tokenizer
+    extra_bytes: int  # reference, golden vectors, tokenizer
     verify_seconds: float
     verify_peak_bytes: int
 
@@ -106,11 +107,12 @@ def plan_build(checkpoint: Checkpoint, recipe: Recipe, form: Form) -> BuildPlan:
 
 
 def _reference_bytes(config: ModelConfig) -> int:
-    """The stored reference: five stages and the logits in float32, the probe's frames and pixels in 8 bits."""
+    """The stored reference: five stages and the logits in float32, the probe's frames and pixels in 8 bits; and the golden vectors, most
+    of which are those frames again."""
     clip, mamba = config.clip, config.videomamba
     values = FRAMES * clip.patches * clip.width + (KEY_FRAMES * mamba.patches + CHUNKS * mamba.patches) * mamba.width
     values += config.visual_tokens * config.decoder.width + 2 * config.decoder.vocab
-    return 4 * values + 2 * FRAMES * 3 * IMAGE_SIZE**2 + PROBE_BYTES
+    return 4 * values + 2 * FRAMES * 3 * IMAGE_SIZE**2 + PROBE_BYTES + GOLDEN_BYTES
 
 
 def meta_twins(checkpoint: Checkpoint, form: Form) -> dict[str, nn.Module]:

@@ -26,9 +26,10 @@ from export.errors import BundleError, ParityError, PromptError, command
 from export.manifest import Manifest, StageParity
 from export.model.mobile_videogpt import MobileVideoGPT
 from export.progress import Progress
-from export.tolerances import COARSENESS
+from export.tolerances import COARSENESS, tolerance
 from runtime_py.dump import read_frames_array, read_ids_array
 from runtime_py.files import check_writable, write_text
+from runtime_py.golden import golden
 from runtime_py.ladder import climb, failure, table
 from runtime_py.load import (
     INTERPRETED,
@@ -122,6 +123,17 @@ def reference_of(
     return reference
 
 
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What a build keeps: the reference's arrays, the golden vectors' files, the ladder (empty where nothing was verified), and the gate's
+    figures."""
+
+    reference: dict[str, np.ndarray]
+    golden: dict[str, bytes]
+    ladder: tuple[StageParity, ...] = ()
+    accuracy: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
 def prove(
     checkpoint: Checkpoint,
     bundle: Bundle,
@@ -129,8 +141,8 @@ def prove(
     verify: bool,
     progress: Progress,
     gate: Gate | None = None,
-) -> tuple[dict[str, np.ndarray], tuple[StageParity, ...], dict[str, float]]:
-    """The build's way into the runtime: the reference's arrays, the ladder (empty unless `verify`), and the gate's figures.
+) -> Proof:
+    """The build's way into the runtime.
 
     Raises:
         ParityError: a stage is beyond its bound; names the first one and by how much.
@@ -139,8 +151,10 @@ def prove(
     progress.begin("reference: the eager model on the probe")
     reference = reference_of(checkpoint, round_model=round_model, max_context=bundle.manifest.decoder.max_context)
     progress.end("reference: the eager model on the probe")
+    bound = tolerance("last_logits", arithmetic(bundle.manifest), graph_schemes(bundle.manifest))
+    vectors = golden(reference, bound, checkpoint.tokenizer_file, checkpoint.config.topk)
     if not verify:
-        return reference.to_arrays(), (), {}
+        return Proof(reference.to_arrays(), vectors)
     progress.begin("parity: the bundle against the reference")
     ladders = climb_bundle(bundle, reference)
     progress.say(report(ladders))
@@ -153,7 +167,7 @@ def prove(
 
         figures = gates.measure(checkpoint, bundle, gate, progress)
         gates.check(figures, gate)
-    return reference.to_arrays(), next(iter(ladders.values())), figures
+    return Proof(reference.to_arrays(), vectors, next(iter(ladders.values())), figures)
 
 
 def stored_reference(bundle: Bundle) -> Reference:

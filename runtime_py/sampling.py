@@ -43,12 +43,14 @@ class Sampler:
             raise BundleError("the decoder gave logits that are not finite: build the bundle again, with fp32 or another recipe")
         if self.temperature == 0:
             return int(values.argmax())  # the first of equals
+        return int(torch.multinomial(self.probabilities(logits), 1, generator=self._generator))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What a token is drawn with, above temperature 0: float32 [V] -> [V], up to a factor."""
         # From the best logit down and in float64: a tiny temperature must neither overflow the quotient nor round to 0 itself.
         scaled = (logits - logits.max()).double() / self.temperature
         probabilities = torch.softmax(scaled.float(), dim=-1)
-        if self.top_p < 1:
-            probabilities = self._nucleus(probabilities)
-        return int(torch.multinomial(probabilities, 1, generator=self._generator))
+        return self._nucleus(probabilities) if self.top_p < 1 else probabilities
 
     def _nucleus(self, probabilities: Tensor) -> Tensor:
         """Zero out the tail: [V] -> [V], the kept ones as they were (`multinomial` needs no sum of 1)."""

@@ -218,9 +218,14 @@ def _warnings(path: Path, index: FrameIndex, lost: int, picked: int) -> list[str
     return warnings
 
 
+def rgb(frame: av.VideoFrame) -> np.ndarray:
+    """uint8 RGB [height, width, 3] of a frame as it is coded."""
+    return frame.to_ndarray(format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
+
+
 def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """uint8 RGB [height, width, 3] of a frame, turned and mirrored as its display matrix says."""
-    image = frame.to_ndarray(format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
+    """The same, turned and mirrored as the frame's display matrix says."""
+    image = rgb(frame)
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is not None:
         # A pixel at (x, y) is shown at (a x + c y, b x + d y), up to a shift; angles between are taken for the nearest right one.

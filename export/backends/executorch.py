@@ -48,7 +48,8 @@ class ExecutorchBackend:
         if self.kernels == "stock":
             return Form(max_context)
         group = SCHEMES["int4"].group_size  # every decoder's width is a multiple of it
-        rounded = recipe is not None and recipe.scheme_for("decoder", LINEAR, "layers.0.attention.q_proj", group).quantized
+        # The scheme of a layer that no rule names: a mixed recipe may leave some in float.
+        rounded = recipe is not None and recipe.scheme_for("decoder", LINEAR, "", group).quantized
         return Form(max_context, scan="fused", attention="fused", half_cache=rounded)
 
     def check(self, recipe: Recipe, verify: bool) -> None:

@@ -44,6 +44,18 @@ class CalibrationFolder:
     files: dict[str, str]  # "component/layer" -> file
     hashes: dict[str, str]  # file -> sha256
 
+    def file_of(self, layer: str) -> str:
+        """The file with the statistics of "component/layer".
+
+        Raises:
+            CalibrationError: there are none.
+        """
+        file = self.files.get(layer)
+        if file is None:
+            remedy = f"run calibration.collect with --components {layer.partition('/')[0]}"
+            raise CalibrationError(f"{self.path} has no statistics of {layer}: {remedy}")
+        return file
+
     def statistics(self, component: str, layer: str) -> InputStatistics:
         """Of one layer's input.
 
@@ -53,10 +65,7 @@ class CalibrationFolder:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        file = self.files.get(f"{component}/{layer}")
-        if file is None:
-            remedy = f"run calibration.collect with --components {component}"
-            raise CalibrationError(f"{self.path} has no statistics of {component}/{layer}: {remedy}")
+        file = self.file_of(f"{component}/{layer}")
         try:
             data = (self.path / file).read_bytes()
         except OSError as error:

@@ -162,7 +162,7 @@ def at(data: dict, path: tuple):
 
 DECODER = ("graphs", "decoder")
 REFUSED = [  # path, value, what the line must say
-    (("schema_version",), 3, "newer version of this tool (schema 3, this one reads 2): update it"),
+    (("schema_version",), 4, "newer version of this tool (schema 4, this one reads 3): update it"),
     (("schema_version",), 0, "older version"),
     (("schema_version",), True, "schema_version must be an integer, not True"),
     (("target",), "windows", "target must be one of executorch, coreml, onnx"),
