@@ -127,7 +127,7 @@ class Readouts(nn.Module):
         losses, right = [], []
         covered = targets[..., 0] > 0  # [B, P]
         if not covered.any():
-            return features.sum() * 0, torch.full((len(self.readouts),), torch.nan)
+            return features.sum() * 0, features.new_full((len(self.readouts),), torch.nan)
         for i, logits in enumerate(self(features)):
             wanted = targets[..., i]
             losses.append(F.cross_entropy(logits[covered][:, 0].float(), wanted[covered]))
@@ -178,8 +178,8 @@ def image_features(
     encoder: ClipVisionEncoder, frames: np.ndarray, patches: Tensor, rng: np.random.Generator, tokens: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features of uint8 frames [B, 224, 224, 3], all turned over or not, at random: their mean and some tokens, [B, 1 + tokens, C], all
-    tokens [B, P, C], and the targets of their patches, turned likewise."""
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    tokens [B, P, C], and the targets of their patches, turned likewise. `patches` is where the encoder is."""
+    pixels = torch.from_numpy(frames).to(patches.device).permute(0, 3, 1, 2).float()
     grid = patches.unflatten(1, (encoder.config.grid, -1))  # [B, grid, grid, targets]
     for axis in (1, 2):
         if rng.random() < 0.5:
@@ -195,11 +195,13 @@ def video_features(
     """Features of uint8 frames [16, 224, 224, 3], key frames chosen at random and of each the same patches, a `share` of all, in their
     order: the mean and some tokens, [1, 1 + tokens, C], all tokens [8, p, C], the frames' numbers, and the patches' [p]."""
     chosen = np.concatenate([np.sort(rng.permutation(CHUNK_FRAMES)[:CHUNK_KEY_FRAMES]) + CHUNK_FRAMES * i for i in range(CHUNKS)])
-    pixels = torch.from_numpy(frames[chosen]).permute(0, 3, 1, 2).float()
+    device = encoder.class_token.device
+    pixels = torch.from_numpy(frames[chosen]).to(device).permute(0, 3, 1, 2).float()
     patches = encoder.config.patches
     kept = torch.from_numpy(np.sort(rng.permutation(patches)[: round(share * patches)]))
     rows = (torch.arange(KEY_FRAMES)[:, None] * patches + 1 + kept).flatten()
-    hidden = encoder.embed(pixels[None])[:, torch.cat([torch.zeros(1, dtype=torch.int64), rows])]  # the class token comes first
+    class_first = torch.cat([torch.zeros(1, dtype=torch.int64), rows]).to(device)
+    hidden = encoder.embed(pixels[None])[:, class_first]
     encoded = encoder.encode(hidden)[0, 1:]  # [8 p, C]
     picked = encoded[torch.from_numpy(rng.permutation(len(encoded))[:tokens])]
     whole = torch.cat([encoded.mean(0, keepdim=True), picked])[None]

@@ -30,12 +30,12 @@ class FeatureStore:
 
     def make_image(self, encoder: ClipVisionEncoder) -> Iterator[range]:
         """Run the image encoder and the scorer over the shards that are missing, yielding each that is there."""
-        scorer = FrameScorer()
+        scorer, device = FrameScorer(), encoder.class_embedding.device
 
         def run(frames: np.ndarray) -> dict[str, np.ndarray]:
-            features = encoder(clip_pixels(frames))  # [16, P, C]
+            features = encoder(clip_pixels(frames).to(device))  # [16, P, C]
             scores = scorer(features.reshape(CHUNKS, CHUNK_FRAMES, *features.shape[1:]))
-            return {"image": features.half().numpy(), "key_frames": select_key_frames(scores).numpy()}
+            return {"image": features.half().cpu().numpy(), "key_frames": select_key_frames(scores).numpy()}
 
         yield from self._make(("image", "key_frames"), lambda frames, *_: run(frames))
 
@@ -46,7 +46,8 @@ class FeatureStore:
             picked = np.load(self._path("key_frames", shard), mmap_mode="r")[number - shard.start]
             pixels = videomamba_pixels(frames).reshape(CHUNKS, CHUNK_FRAMES, 3, *frames.shape[1:3])
             chosen = torch.cat([chunk[torch.from_numpy(picks)] for chunk, picks in zip(pixels, np.array(picked))])
-            return {"video": pool_video_tokens(encoder(chosen[None]), encoder.config.grid).half().numpy()}
+            encoded = encoder(chosen[None].to(encoder.class_token.device))
+            return {"video": pool_video_tokens(encoded, encoder.config.grid).half().cpu().numpy()}
 
         yield from self._make(("video",), run)
 

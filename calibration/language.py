@@ -92,7 +92,7 @@ def visual_prefix(model: MobileVideoGPT, before: Sequence[int], image: Tensor, p
     # The projector's own forward is the graph's, with one clip's shapes; its layers take any number of rows.
     image_tokens = Projector.forward(model.image_projector, image.flatten(0, 1)).reshape(batch, -1, model.config.decoder.width)
     video_tokens = Projector.forward(model.video_projector, pooled.flatten(0, 1)).reshape(batch, -1, model.config.decoder.width)
-    text = model.token_embedding(torch.tensor(before)).expand(batch, -1, -1)
+    text = model.token_embedding(torch.tensor(before, device=image.device)).expand(batch, -1, -1)
     return torch.cat([text, image_tokens, video_tokens], dim=1)
 
 
@@ -101,22 +101,23 @@ def branch_logits(
 ) -> Outcome:
     """Run the branches behind their prefixes [B, P, D]. With `kept`, ascending places [B, K], only those tokens of each prefix are there,
     each at its place."""
-    places = torch.from_numpy(branches.places) + prefix.shape[1]  # [B, Q]
-    kept = torch.arange(prefix.shape[1]).expand(len(prefix), -1) if kept is None else kept
+    device = prefix.device
+    ids, places, branch = (torch.from_numpy(array).to(device) for array in (branches.ids, branches.places, branches.branch))
+    places = places + prefix.shape[1]  # [B, Q]
+    cos, sin = (table.to(device) for table in rope_table(model.config.decoder, prefix.shape[1] + int(branches.places.max()) + 1))
+    kept = torch.arange(prefix.shape[1], device=device).expand(len(prefix), -1) if kept is None else kept
     prefix = prefix.gather(1, kept[..., None].expand(-1, -1, prefix.shape[2]))
     length = kept.shape[1]
-    branch = torch.from_numpy(branches.branch)
-    cos, sin = rope_table(model.config.decoder, int(places.max()) + 1)
     own = (branch[:, :, None] == branch[:, None]) & (places[:, :, None] >= places[:, None])  # [B, Q, Q]
     sees = torch.cat([own.new_ones(*own.shape[:2], length), own], dim=-1)[:, None]  # [B, 1, Q, P + Q]
-    x, y = prefix, model.token_embedding(torch.from_numpy(branches.ids))
+    x, y = prefix, model.token_embedding(ids)
     early, missed = y, x.new_zeros(())
     for i, layer in enumerate(model.decoder.layers):
         last = i + 1 == len(model.decoder.layers)
         q, k, v = _heads(layer, x, cos[kept][:, None], sin[kept][:, None], keys_only=last)
         q2, k2, v2 = _heads(layer, y, cos[places][:, None], sin[places][:, None])
         if i == 0 and looks.back is not None:
-            causal = torch.ones(length, length, dtype=torch.bool).tril()
+            causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
             missed = missed + _missed(q, k, causal, looks.back)
         wanted = (looks.words, looks.answers)[i] if i < 2 else None
         if wanted is not None:

@@ -1,6 +1,7 @@
 """`python -m calibration.train`: the demo checkpoint, trained on clips that this project draws. About two hours on two CPU cores.
 
     python -m calibration.train --out calibration/demo/checkpoint
+    python -m calibration.train --out calibration/demo/checkpoint --device cuda
 
 Clips are drawn and encoded as H.264; each encoder learns alone what a clip shows (the image encoder and the video encoder at the
 same time, a core each); their features are kept; projectors, embeddings and decoder learn to answer questions. Every part is saved
@@ -25,7 +26,7 @@ from calibration.train_encoders import train_encoders
 from calibration.train_language import LanguageTraining
 from calibration.training import Plan, Schedule
 from export.arguments import ArgumentParser
-from export.errors import command
+from export.errors import ExportError, command
 from export.model.mobile_videogpt import MobileVideoGPT
 from export.progress import Progress
 
@@ -59,7 +60,7 @@ def make_features(model: MobileVideoGPT, plan: Plan, work: Path, seed: int) -> l
     seed's clips, are removed."""
     which = hashlib.sha256(str(seed).encode())
     for name in ("image", "video"):
-        state = torch.load(work / f"{name}.pt", weights_only=True)["modules"]
+        state = torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)["modules"]
         weights = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
         encoder = getattr(model, f"{name}_encoder")
         encoder.load_state_dict(weights)
@@ -80,15 +81,15 @@ def make_features(model: MobileVideoGPT, plan: Plan, work: Path, seed: int) -> l
     return [store.open() for store in stores]
 
 
-def train(plan: Plan, work: Path, out: Path, seed: int) -> None:
+def train(plan: Plan, work: Path, out: Path, seed: int, device: str = "cpu") -> None:
     """Every stage that is not finished, and the checkpoint."""
     make_clips(plan, work, seed)
-    train_encoders(plan, work, seed)
+    train_encoders(plan, work, seed, device)
     tokenizer = train_tokenizer()
-    model = initial_weights(demo_config(tokenizer), seed)
+    model = initial_weights(demo_config(tokenizer), seed).to(device)
     LanguageTraining(model, tokenizer, *make_features(model, plan, work, seed)).run(plan.language, work, seed)
     files = {f"{name}.jsonl": (work / f"{name}.jsonl").read_text(encoding="utf-8") for name in STAGES}
-    write_demo(model, tokenizer, out, ABOUT.format(seed=seed), files)
+    write_demo(model.cpu(), tokenizer, out, ABOUT.format(seed=seed), files)
 
 
 @command
@@ -98,9 +99,12 @@ def main(argv: list[str] | None = None) -> None:
     work_help = "folder for clips and states, 13 GB; remove it afterwards (default: %(default)s)"
     parser.add_argument("--work", type=Path, default=Path("build/training"), metavar="DIR", help=work_help)
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train (default: %(default)s)")
     args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ExportError("--device cuda: PyTorch sees no CUDA device here: leave it out, the CPU takes about two hours")
     args.work.mkdir(parents=True, exist_ok=True)
-    train(PLAN, args.work, args.out, args.seed)
+    train(PLAN, args.work, args.out, args.seed, args.device)
     print(f"wrote {args.out}")
 
 

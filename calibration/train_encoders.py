@@ -45,15 +45,16 @@ def train_image(encoder: ClipVisionEncoder, clips: ClipStore, schedule: Schedule
         "frame": Readouts(encoder.config.width, FRAME_READOUTS), "patch": Readouts(encoder.config.width, PATCH_READOUTS),
         "own_place": OwnPlace(encoder.config.width, encoder.config.grid),
     })  # fmt: skip
-    stage = Stage("image", work, nn.ModuleDict({"encoder": encoder, "readouts": readouts}), schedule, seed)
+    device = encoder.class_embedding.device
+    stage = Stage("image", work, nn.ModuleDict({"encoder": encoder, "readouts": readouts.to(device)}), schedule, seed)
     grid = encoder.config.grid
     targets = [(frame_targets(c.scene, c.tracks), patch_targets(c.scene, c.tracks, grid)[..., :3].to(torch.int8)) for c in clips.clips]
     for rng in stage.steps():
         chosen, numbers = rng.integers(len(clips), size=IMAGE_BATCH), rng.integers(CLIP_FRAMES, size=IMAGE_BATCH)
         frames = np.stack([clips.frames(clip)[number] for clip, number in zip(chosen, numbers)])
-        wanted = torch.stack([targets[clip][0][number] for clip, number in zip(chosen, numbers)])
-        patches = torch.stack([targets[clip][1][number] for clip, number in zip(chosen, numbers)]).long()
-        with torch.autocast("cpu", torch.bfloat16):
+        wanted = torch.stack([targets[clip][0][number] for clip, number in zip(chosen, numbers)]).to(device)
+        patches = torch.stack([targets[clip][1][number] for clip, number in zip(chosen, numbers)]).to(device).long()
+        with torch.autocast(device.type, torch.bfloat16):
             features, tokens, patches = image_features(encoder, frames, patches, rng, TOKENS)
         loss, right = readouts["frame"].loss(features.float(), wanted)
         patch_loss, patch_right = readouts["patch"].patch_loss(tokens.float(), patches)
@@ -70,7 +71,8 @@ def train_video(encoder: VideoMambaEncoder, clips: ClipStore, schedule: Schedule
     width, grid = encoder.config.width, encoder.config.grid
     kinds = {"clip": CLIP_READOUTS, "place": PLACE_READOUTS, "patch": CLIP_PATCH_READOUTS}
     readouts = nn.ModuleDict({name: Readouts(width, kind) for name, kind in kinds.items()})
-    stage = Stage("video", work, nn.ModuleDict({"encoder": encoder, "readouts": readouts}), schedule, seed)
+    device = encoder.class_token.device
+    stage = Stage("video", work, nn.ModuleDict({"encoder": encoder, "readouts": readouts.to(device)}), schedule, seed)
     targets = [
         (clip_targets(c.scene), place_targets(c.scene, c.tracks), patch_targets(c.scene, c.tracks, grid)[..., [1, 3, 4]].to(torch.int8))
         for c in clips.clips
@@ -82,9 +84,9 @@ def train_video(encoder: VideoMambaEncoder, clips: ClipStore, schedule: Schedule
             share = 0.5 if stage.step < HALF_UNTIL * schedule.steps else 1.0
             features, tokens, chosen, kept = video_features(encoder, clips.frames(clip), rng, TOKENS, share)
             means = tokens.mean(1, keepdim=True)
-            loss, right = readouts["clip"].loss(features, whole[None])
-            patch_loss, patch_right = readouts["patch"].patch_loss(tokens, patch[chosen][:, kept].long())
-            loss = loss + patch_loss + readouts["place"].loss(means, place[chosen])[0]
+            loss, right = readouts["clip"].loss(features, whole[None].to(device))
+            patch_loss, patch_right = readouts["patch"].patch_loss(tokens, patch[chosen][:, kept].to(device).long())
+            loss = loss + patch_loss + readouts["place"].loss(means, place[chosen].to(device))[0]
             (loss / VIDEO_BATCH).backward()
             losses.append(loss.item())
             rights.append(torch.cat([right, patch_right]))
@@ -97,10 +99,10 @@ def _rounded(shares: Tensor) -> list[float]:
     return [round(share, 3) for share in shares.tolist()]
 
 
-def _encoder_process(name: str, plan: Plan, work: Path, seed: int) -> None:
-    """One encoder's training in a process and on a core of its own."""
+def _encoder_process(name: str, plan: Plan, work: Path, seed: int, device: str) -> None:
+    """One encoder's training in a process and on a core of its own, or both on one GPU."""
     torch.set_num_threads(1)
-    model = initial_weights(demo_config(train_tokenizer()), seed)
+    model = initial_weights(demo_config(train_tokenizer()), seed).to(device)
     clips = plan.clips(work, seed)[0].open()
     with contextlib.suppress(KeyboardInterrupt):
         if name == "image":
@@ -109,14 +111,14 @@ def _encoder_process(name: str, plan: Plan, work: Path, seed: int) -> None:
             train_video(model.video_encoder, clips, plan.video, work, seed)
 
 
-def train_encoders(plan: Plan, work: Path, seed: int) -> None:
+def train_encoders(plan: Plan, work: Path, seed: int, device: str = "cpu") -> None:
     """Both encoders at once.
 
     Raises:
         ExportError: one of them failed; its own message stands above.
     """
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_encoder_process, args=(name, plan, work, seed)) for name in ("image", "video")]
+    processes = [context.Process(target=_encoder_process, args=(name, plan, work, seed, device)) for name in ("image", "video")]
     for process in processes:
         process.start()
     for process in processes:

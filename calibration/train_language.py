@@ -44,16 +44,18 @@ class Batch:
 
 
 class LanguageTraining:
-    """Everything behind the encoders, on their kept features."""
+    """Everything behind the encoders, on their kept features, where the model is."""
 
     def __init__(self, model: MobileVideoGPT, tokenizer: Tokenizer, train: FeatureStore, validation: FeatureStore):
         self.model, self.tokenizer, self.train, self.validation = model, tokenizer, train, validation
+        self.device = next(model.parameters()).device
         self.words = {self.encode(f" {word}")[0]: word for word in (*COLOURS, *SHAPES, MOVING)}  # each is one token
         self.user = self.encode(USER)[1]  # the word behind the control token
         self.opening = opening_ids(self.encode)
         self.readout = nn.Linear(model.config.decoder.width, len(MOTIONS))  # thrown away afterwards
         nn.init.zeros_(self.readout.weight)  # not torch's own randomness, which the seed does not decide
         nn.init.zeros_(self.readout.bias)
+        self.readout.to(self.device)
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -87,24 +89,24 @@ class LanguageTraining:
         before, visual = len(self.opening), self.model.config.visual_tokens
         whole = np.arange(before + visual)
         kept = [few_places(before, visual, cover, rng) if few else whole for cover in batch.covered]
-        outcome = self._run(batch, torch.from_numpy(np.stack(kept)), self._looks(batch, kept, back=few))
+        outcome = self._run(batch, torch.from_numpy(np.stack(kept)).to(self.device), self._looks(batch, kept, back=few))
         losses = [F.cross_entropy(logits, wanted) for logits, wanted in (self._answers(batch, outcome), self._motions(batch, outcome))]
         return losses[0] + MOTION * losses[1] + LOOK * outcome.missed
 
     def _run(self, batch: Batch, kept: Tensor | None = None, looks: Looks = NO_LOOKS) -> Outcome:
-        with torch.autocast("cpu", torch.bfloat16):
-            prefix = visual_prefix(self.model, self.opening, batch.image, batch.pooled)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            prefix = visual_prefix(self.model, self.opening, batch.image.to(self.device), batch.pooled.to(self.device))
             return branch_logits(self.model, prefix, batch.branches, kept, looks)
 
     def _answers(self, batch: Batch, outcome: Outcome) -> tuple[Tensor, Tensor]:
         """Logits [N, V] of the tokens of all answers, and what they should be [N]."""
-        targets = torch.from_numpy(batch.branches.targets)
+        targets = torch.from_numpy(batch.branches.targets).to(self.device)
         return outcome.logits[targets != IGNORE].float(), targets[targets != IGNORE]
 
     def _motions(self, batch: Batch, outcome: Outcome) -> tuple[Tensor, Tensor]:
         """The same of the motion of each shape that a word names: [N, motions], [N]."""
         of_clips = [motions_of_names(scene, ids, self.words) for scene, ids in zip(batch.scenes, batch.branches.ids)]
-        targets = torch.from_numpy(np.stack(of_clips))
+        targets = torch.from_numpy(np.stack(of_clips)).to(self.device)
         return self.readout(outcome.early[targets != IGNORE].float()), targets[targets != IGNORE]
 
     def _looks(self, batch: Batch, kept: list[np.ndarray], back: bool) -> Looks:
@@ -115,7 +117,7 @@ class LanguageTraining:
         words = [looks_at_shapes(scene, clip, ids, self.words) for scene, clip, ids, _ in per_clip]
         answers = [looks_of_answers(scene, clip, ids, targets, self.words, self.user) for scene, clip, ids, targets in per_clip]
         looks = (words, answers, [looks_back(scene, clip) for scene, clip, *_ in per_clip] if back else None)
-        return Looks(*(torch.from_numpy(np.stack(one)) if one else None for one in looks))
+        return Looks(*(torch.from_numpy(np.stack(one)).to(self.device) if one else None for one in looks))
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:

@@ -125,7 +125,7 @@ class Stage:
 
     def _resume(self) -> None:
         try:
-            state = torch.load(self.state_file, weights_only=True)
+            state = torch.load(self.state_file, map_location="cpu", weights_only=True)
             if (state["seed"], state["steps"]) != (self.seed, self.schedule.steps):
                 raise ExportError(f"{self.state_file} is of another seed or number of steps: remove it, or choose another --work")
             self.modules.load_state_dict(state["modules"])

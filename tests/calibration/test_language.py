@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from calibration.clips import plan_clip
+from calibration.encoders import image_features, video_features, with_fast_scan
 from calibration.language import Looks, branch_logits, pack, pad, visual_prefix
 from calibration.make_demo import demo_config, initial_weights, train_tokenizer
 from calibration.questions import Question, questions_about
@@ -119,3 +120,17 @@ def test_the_prefix_too_is_told_where_to_look(model, encode, asked):
             return float(branch_logits(model, prefix, packed, None, Looks(back=back)).missed)
 
     assert abs(missed(0, 0)) < 1e-6 and missed(20, 3) > 0.1
+
+
+def test_everything_is_computed_where_the_model_is(encode, asked):
+    """On a device without memory ("meta"): a tensor that stayed behind on the CPU is an error, as on a GPU, of which there is none here."""
+    elsewhere = initial_weights(demo_config(train_tokenizer()), 3).to("meta")
+    image, pooled = torch.randn(2, 16, 196, 128, device="meta"), torch.randn(2, 2, 196, 64, device="meta")
+    prefix = visual_prefix(elsewhere, opening_ids(encode), image, pooled)
+    packed = pad([pack([[asked[0]], [asked[1], asked[2]]], encode), pack([[asked[3]]], encode)])
+    outcome = branch_logits(elsewhere, prefix, packed)
+    assert outcome.logits.device.type == "meta" and outcome.logits.shape[:2] == packed.ids.shape
+    rng, frames = np.random.default_rng(0), np.zeros((16, 224, 224, 3), np.uint8)
+    patches = torch.zeros(16, 196, 3, dtype=torch.int64, device="meta")
+    assert image_features(elsewhere.image_encoder, frames, patches, rng, 8)[0].device.type == "meta"
+    assert video_features(with_fast_scan(elsewhere.video_encoder), frames, rng, 8, 0.5)[0].device.type == "meta"

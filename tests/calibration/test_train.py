@@ -102,6 +102,12 @@ def test_a_word_that_names_a_shape_tells_how_that_moves(encode, words):
     assert told == {"red": "left", "circle": "left", "cyan": "still", "ring": "still"}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device, so it is not refused")
+def test_a_device_that_is_not_there_is_refused_before_any_work(tmp_path, capsys):
+    assert train.main(["--device", "cuda", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]) == 2
+    assert "PyTorch sees no CUDA device" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.full
 def test_the_whole_training_writes_a_checkpoint_and_goes_on_where_it_stopped(tmp_path):
     """Every stage for a few steps; a stage that is lost is made again to the same weights, and what is finished is not run again."""
