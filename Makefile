@@ -7,7 +7,11 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 # False also where making $(VENV) was interrupted after its interpreter and before its pip.
 HAS_PIP := $(PY) -m pip --version >/dev/null 2>&1
-ARM_TOOLS := g++-aarch64-linux-gnu qemu-user
+# Debian's packages that the tests marked `full` need, and a file of each that shows it is there. Java and npm are kept where they came
+# from somewhere else.
+FULL_TOOLS := g++-aarch64-linux-gnu:/usr/bin/aarch64-linux-gnu-g++ qemu-user:/usr/bin/qemu-aarch64 cmake:/usr/bin/cmake aapt:/usr/bin/aapt2 \
+	android-framework-res:/usr/share/android-framework-res/framework-res.apk junit4:/usr/share/java/junit4.jar \
+	libhamcrest-java:/usr/share/java/hamcrest.jar libandroid-json-org-java:/usr/share/java/json-android.jar
 TWO_WORKERS := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 CHECKPOINT := calibration/demo/checkpoint
@@ -62,14 +66,16 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(TWO_WORKERS) -m 'not slow and not full'
 
-# What continuous integration adds to `make test`: the tests marked `full`, which need more than Python and a compiler. Now these are
-# the kernels on emulated Arm; the demo apps' compilers and a browser join them when the part that they check is built. Where the
-# tools cannot be installed, the tests say so: skipped, or failed where the environment variable CI is set.
+# What continuous integration adds to `make test`: the tests marked `full`, which need more than Python and a compiler: the kernels on
+# emulated Arm, and the demo apps under Kotlin's and Swift's own compilers. Where the tools cannot be installed, the tests say so: skipped,
+# or failed where the environment variable CI is set. Kotlin's compiler comes from npm and Swift's from Debian trixie, into build/.
 test-full: $(STAMP)
-	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || { \
-		test "$$(id -u)" -eq 0 && command -v apt-get >/dev/null && echo "installing $(ARM_TOOLS) with apt-get" && \
+	@missing=; for tool in $(FULL_TOOLS); do test -e $${tool#*:} || missing="$$missing $${tool%%:*}"; done; \
+		command -v javac >/dev/null || missing="$$missing default-jdk-headless"; \
+		command -v npm >/dev/null || missing="$$missing npm"; \
+		test -z "$$missing" || { test "$$(id -u)" -eq 0 && command -v apt-get >/dev/null && echo "installing$$missing with apt-get" && \
 		apt-get -qq update </dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
-			$(ARM_TOOLS) </dev/null >/dev/null; } || true
+			$$missing </dev/null >/dev/null; } || true
 	@$(TWO_WORKERS) -m 'full and not slow'
 
 slow: $(STAMP)
