@@ -15,6 +15,7 @@ import hashlib
 import re
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -85,14 +86,16 @@ class Watch:
 
     def groups(self, run: Callable[[], None]) -> list[list[str]]:
         """The layers by the input that they share, as one run shows."""
-        seen: dict[str, tuple[int, ...]] = {}
-        kept: list[Tensor] = []  # alive, so that no address is used twice
+        inputs: list[weakref.ref[Tensor]] = []  # no input is kept alive for this: a dead one is nobody's any more
+        seen: dict[str, int] = {}  # layer -> its input's place there
 
         def note(name: str) -> Callable:
-            def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
                 if name not in seen:
-                    kept.append(inputs[0])
-                    seen[name] = (inputs[0].data_ptr(), *inputs[0].shape)
+                    known = (place for place, kept in enumerate(inputs) if kept() is args[0])
+                    seen[name] = next(known, len(inputs))
+                    if seen[name] == len(inputs):
+                        inputs.append(weakref.ref(args[0]))
 
             return hook
 
@@ -102,7 +105,7 @@ class Watch:
         unseen = [name for name in self.layers if name not in seen]
         if unseen:
             raise CalibrationError(f"{unseen[0]} is never run: this is a fault of calibration.collect")
-        groups: dict[tuple[int, ...], list[str]] = {}
+        groups: dict[int, list[str]] = {}
         for name in self.layers:
             groups.setdefault(seen[name], []).append(name)
         return list(groups.values())

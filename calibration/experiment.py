@@ -94,6 +94,8 @@ def experiment(args: argparse.Namespace) -> Iterator[Experiment]:
         if not all(item.said for _, items in found for item in items):
             raise CalibrationError(f"--clips {args.clips}: answers are needed; put questions with answers into an annotations.json there")
         backend = backend_of_checkpoint(checkpoint)
+        for layer in linears(backend, ["decoder"]):
+            calibration.file_of(layer)  # now, not hours later
         clips = [
             (visual_tokens(backend, read_pixels(path, items[0])), [(item.prompt, item.said) for item in items]) for path, items in found
         ]

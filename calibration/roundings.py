@@ -97,9 +97,8 @@ def table(rows: dict[str, tuple[Agreement, float]]) -> str:
     lines = [f"{'rounding':<10} {'mean KL':>10} {'+-':>9} {'to nearest':>11} {'same best id':>13} {'perplexity':>11} {'output error':>13}"]
     base = rows["nearest"][0].kl
     for name, (a, loss) in rows.items():
-        lines.append(
-            f"{name:<10} {a.kl:>10.5f} {a.kl_error:>9.5f} {a.kl / base:>11.2f} {a.top1:>12.2%} {a.perplexity:>11.4f} {loss:>13.3e}"
-        )
+        share = f"{a.kl / base:.2f}" if base else "-"  # weights that lie on a grid already lose nothing
+        lines.append(f"{name:<10} {a.kl:>10.5f} {a.kl_error:>9.5f} {share:>11} {a.top1:>12.2%} {a.perplexity:>11.4f} {loss:>13.3e}")
     first = next(iter(rows.values()))[0]
     return "\n".join([*lines, f"{first.tokens} answer tokens; the float model's perplexity is {first.reference_perplexity:.4f}"])
 

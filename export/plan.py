@@ -15,7 +15,7 @@ from export.checkpoint import Checkpoint
 from export.components import COMPONENTS, Form
 from export.config import CHUNKS, FRAMES, IMAGE_SIZE, KEY_FRAMES, ModelConfig
 from export.model.mobile_videogpt import MobileVideoGPT
-from export.quant.apply import Assignment, assign, check_rules, computes_half, derived_constants, quantizable_layers
+from export.quant.apply import Assignment, assign, check_rules, computes_half, derived_constants, left_in_float, quantizable_layers
 from export.quant.recipe import Recipe
 
 SCALE_BYTES = {"int8": 4, "int4": 2}  # float32 per channel, bfloat16 per group
@@ -45,6 +45,8 @@ class GraphPlan:
     seconds: float
     peak_bytes: int
     rest: str = "fp32"  # of the weights that no rule names
+    left: tuple[tuple[str, int], ...] = ()  # these, by what they are
+    note: str = ""
 
     def schemes(self) -> str:
         """The schemes in use with their share of the graph's parameters, as text."""
@@ -128,7 +130,7 @@ def _plan_graph(name: str, twin: nn.Module, assignments: list[Assignment], layer
     size = float_bytes * (parameters - sum(a.weights for a in assignments))
     for a in assignments:
         groups = a.shape[0] * (a.shape[1] // a.scheme.group_size if a.scheme.group_size else 1)
-        scale_bytes = 2 if form.half else SCALE_BYTES.get(a.scheme.name, 0)
+        scale_bytes = float_bytes if form.half else SCALE_BYTES.get(a.scheme.name, 0)
         size += a.weights * a.scheme.bits // 8 + (groups * scale_bytes if a.scheme.quantized else 0)
     caches = sum(b.numel() for n, b in twin.named_buffers() if n.rpartition(".")[2] in ("keys", "values"))
     tables = sum(math.prod(shape) for shape in derived_constants(twin)) - caches  # tables are in the file, empty caches are not
@@ -137,16 +139,24 @@ def _plan_graph(name: str, twin: nn.Module, assignments: list[Assignment], layer
     seconds = TRACE_SECONDS + layer_seconds * layers + SECONDS_PER_GB * 4 * parameters / 1e9
     peak = int(BASE_BYTES + LOWERING_COPIES * 4 * parameters)
     rest = {2: "fp16", 4: "fp32"}[float_bytes]
-    return GraphPlan(name, tuple(assignments), parameters, layers, size, seconds, peak, rest)
+    left = tuple(left_in_float(twin).items())
+    whole = form.half and rest == "fp32" and any(a.scheme.quantized for a in assignments)
+    note = "a layer is fp32, so the whole graph computes in float32: with fp16 in its place in float16" if whole else ""
+    return GraphPlan(name, tuple(assignments), parameters, layers, size, seconds, peak, rest, left, note)
 
 
 def table(plan: BuildPlan) -> str:
-    """The plan as text, a line per graph."""
+    """The plan as text: a line per graph, under it why what it quantizes is not all of it."""
     lines = [f"{'graph':<16} {'parameters':>12} {'file':>10} {'time':>7}  weights"]
     for graph in plan.graphs:
         lines.append(
             f"{graph.name:<16} {graph.parameters:>12,} {graph.file_bytes / 1e6:>7.1f} MB {graph.seconds:>5.0f} s  {graph.schemes()}"
         )
+        if graph.left and any(a.scheme.quantized for a in graph.assignments):
+            left = ", ".join(f"{kind} {weights:,}" for kind, weights in graph.left)
+            lines.append(f"{'':<16} stays {graph.rest}, no linear: {left}")
+        if graph.note:
+            lines.append(f"{'':<16} {graph.note}")
         reasons = sorted({a.reason for a in graph.assignments if a.reason})
         for reason in reasons:
             lines.append(f"{'':<16} {sum(a.reason == reason for a in graph.assignments)} layers: {reason}")

@@ -1,11 +1,12 @@
 """`python -m runtime_py.evaluate`: how many questions about videos does a bundle answer right, and how much worse is it than the model?
 
     python -m runtime_py.evaluate --bundle bundles/demo --checkpoint calibration/demo/checkpoint --annotations q.json --videos clips/
-    python -m runtime_py.evaluate --bundle int8/ --bundle int4/ --annotations mvbench/action_count.json --videos videos/ --out results/
+    python -m runtime_py.evaluate --bundle int8/ --bundle int4/ --annotations MVBench/json --videos MVBench/video --out results/
 
 Annotations as MVBench, NExT-QA, EgoSchema and PerceptionTest publish them are read, and a plain list of questions
-(runtime_py/annotations.py). Each model's answers go to a file in --out as they come; what stands there is not asked again. Questions
-about a video that cannot be read are left out, of all models, and counted.
+(runtime_py/annotations.py): one file, several, or a folder of them. A file's videos may lie in a subfolder of --videos that is called
+as the file is, MVBench's where its archives have them. Each model's answers go to a file in --out as they come; what stands there is
+not asked again. Questions about a video that cannot be read are left out, of all models, and counted.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from export.bundle import open_bundle
 from export.checkpoint import open_checkpoint
 from export.errors import AnnotationError, ExportError, VideoError, command, one_line
 from export.progress import Progress
-from runtime_py.annotations import Item, by_clip, check_videos, find_video, read_annotations
+from runtime_py.annotation_files import placed, read_files
+from runtime_py.annotations import Item, by_clip, find_video
 from runtime_py.backends.base import GraphBackend
 from runtime_py.files import check_writable, write_text
 from runtime_py.frame_folder import read_folder
@@ -158,15 +160,24 @@ def _contenders(args) -> list[Contender]:
     return contenders
 
 
+def _name(annotations: Sequence[Path]) -> str:
+    """What results of these are called: by the file, or by the folder that is given or that the first of several files is in."""
+    first = annotations[0]
+    if len(annotations) == 1 and not first.is_dir():
+        return first.stem
+    return (first if first.is_dir() else first.parent).resolve().name
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m runtime_py.evaluate", description=__doc__)
     parser.add_argument("--bundle", type=Path, action="append", default=[], metavar="DIR", help="may be repeated")
     parser.add_argument("--checkpoint", metavar="DIR_OR_HUB_ID", help="the eager model too; it is the first column, and the reference")
-    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE")
+    annotations_help = "files of questions, or a folder of them"
+    parser.add_argument("--annotations", type=Path, nargs="+", required=True, metavar="FILE|DIR", help=annotations_help)
     parser.add_argument("--videos", type=Path, required=True, metavar="DIR", help="folder of the videos that the annotations name")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the answers (default: evaluation/ANNOTATIONS)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions, of each file")
     ablate_help = "does the model need it? Grey frames, frames in another order, or one branch's tokens as zeros"
     parser.add_argument("--ablate", choices=(*FRAMES, *TOKENS), help=ablate_help)
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all cores)")
@@ -178,15 +189,14 @@ def main(argv: list[str] | None = None) -> None:
         raise AnnotationError(f"--limit {args.limit}: give at least 1")
     if args.json:
         check_writable(args.json)
-    annotations = read_annotations(args.annotations)
-    items = annotations[: args.limit]
-    check_videos(items, args.videos)  # before any model is loaded
+    files = read_files(args.annotations)
+    items = [item for path, found in files for item in placed(path, found[: args.limit], args.videos)]  # before any model is loaded
     contenders = _contenders(args)
-    out = args.out or Path("evaluation") / args.annotations.stem
+    out = args.out or Path("evaluation") / _name(args.annotations)
     out.mkdir(parents=True, exist_ok=True)
     results = {}
     suffix = f"-{args.ablate}" if args.ablate else ""
-    asked = questions_fingerprint(annotations, args.ablate)
+    asked = questions_fingerprint([item for _, found in files for item in found], args.ablate)
     for contender in contenders:
         file = ResultFile(out / f"{contender.name}{suffix}.jsonl", contender.identity, asked)
         results[contender.name] = evaluate(contender, items, args.videos, file, args.ablate)

@@ -117,12 +117,12 @@ class VideoCache:
         return True
 
     def keep(self, session: Session, video: str) -> None:
-        """Write the session, and remove what has not been used for longest until the folder is below its limit.
+        """Write the session into the folder that `prepare` made, and remove what has not been used for longest until it is below its
+        limit.
 
         Raises:
-            ExportError, OSError: the folder cannot be written, or the disk is full.
+            ExportError, OSError: the folder is gone or cannot be written, or the disk is full.
         """
-        self.prepare()
         snapshot(session, self._path(session.backend, video), video)
         self._trim()
 

@@ -28,6 +28,7 @@ from export.build import DEMO_CHECKPOINT, is_demo
 from export.bundle import open_bundle
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.errors import AnnotationError, CalibrationError, ExportError, RecipeError, command
+from export.model.prompt import Encode
 from export.progress import Progress
 from export.quant import presets
 from export.quant.statistics import INDEX
@@ -35,7 +36,7 @@ from runtime_py.agreement import compare
 from runtime_py.annotations import check_videos, read_annotations
 from runtime_py.evaluate import questions_fingerprint
 from runtime_py.files import write_text
-from runtime_py.gates import Questions
+from runtime_py.gates import Decode, Questions
 from runtime_py.load import backend_of_bundle, backend_of_checkpoint, load_tokenizer
 from runtime_py.plots import scatter
 from runtime_py.scoring import wilson
@@ -94,19 +95,28 @@ def table(rows: Sequence[Row], reference: Mapping[str, float]) -> str:
     return "\n".join([*lines, "", f"{model} {clips}"])
 
 
-def measure(name: str, folder: Path, target: str, recipe: str, questions: Questions, expected: list, tokenizer_file: Path | None) -> Row:
+@dataclasses.dataclass(frozen=True)
+class Combination:
+    """A bundle to build. `name` tells it from others: a recipe's file and its calibration by what is in them."""
+
+    name: str
+    target: str
+    recipe: str
+    calibrated: bool
+
+
+def measure(one: Combination, folder: Path, questions: Questions, expected: list, encode: Encode, decode: Decode) -> Row:
     """All figures of one bundle."""
     bundle = open_bundle(folder)
-    encode, tokenizer = load_tokenizer(tokenizer_file, folder)
     backend = backend_of_bundle(bundle)
-    share = wilson(questions.right(backend, encode, tokenizer.decode), len(questions.items))
+    share = wilson(questions.right(backend, encode, decode), len(questions.items))
     agreement = compare(expected, questions.distributions(backend, encode))
     del backend
     bench = json.loads(_run("runtime_py.bench", "--bundle", str(folder)).splitlines()[-1])
     manifest = bundle.manifest
     return Row(
-        name, target, recipe, manifest.bundle_bytes, manifest.bits_per_weight, share.share, share.low, share.high, agreement.kl,
-        agreement.top1, agreement.perplexity, bench["ttft_s"], bench["decode_tok_s"], bench["peak_rss_bytes"],
+        one.name, one.target, Path(one.recipe).stem, manifest.bundle_bytes, manifest.bits_per_weight, share.share, share.low, share.high,
+        agreement.kl, agreement.top1, agreement.perplexity, bench["ttft_s"], bench["decode_tok_s"], bench["peak_rss_bytes"],
     )  # fmt: skip
 
 
@@ -117,16 +127,6 @@ def _run(module: str, *arguments: str) -> str:
         said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         raise ExportError(f"{module} {' '.join(arguments)} failed: {(said or done.stderr.splitlines() or ['no message'])[-1]}")
     return done.stdout
-
-
-@dataclasses.dataclass(frozen=True)
-class Combination:
-    """A bundle to build. `name` tells it from others: a recipe's file and its calibration by what is in them."""
-
-    name: str
-    target: str
-    recipe: str
-    calibrated: bool
 
 
 def combinations(args: argparse.Namespace) -> list[Combination]:
@@ -167,13 +167,12 @@ def _build(args: argparse.Namespace, one: Combination, folder: Path, *more: str)
     _run("export.build", *arguments, *more)
 
 
-def _reference(checkpoint: Checkpoint, questions: Questions) -> tuple[dict[str, float], list]:
+def _reference(checkpoint: Checkpoint, questions: Questions, encode: Encode, decode: Decode) -> tuple[dict[str, float], list]:
     """What the eager model makes of the questions: its figures, and its distributions for the bundles to be held against."""
-    encode, tokenizer = load_tokenizer(checkpoint.tokenizer_file, checkpoint.name)
     eager = backend_of_checkpoint(checkpoint)
     expected = questions.reference(eager, encode)
     own = compare(expected, expected)
-    right = questions.right(eager, encode, tokenizer.decode) / len(questions.items)
+    right = questions.right(eager, encode, decode) / len(questions.items)
     return {"right": right, "perplexity": own.perplexity, "kl_clips": len(expected)}, expected
 
 
@@ -235,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
     args = _parse(argv)
     chosen = combinations(args)
     checkpoint = open_checkpoint(args.checkpoint, args.clip, args.videomamba, args.base)
-    load_tokenizer(checkpoint.tokenizer_file, checkpoint.name)
+    encode, tokenizer = load_tokenizer(checkpoint.tokenizer_file, checkpoint.name)
     args.out.mkdir(parents=True, exist_ok=True)
     questions = _questions(args)
     check_videos(questions.items, questions.videos)
@@ -251,7 +250,7 @@ def main(argv: list[str] | None = None) -> None:
     expected: list = []
     if left:
         progress.begin("the eager model")
-        state["reference"], expected = _reference(checkpoint, questions)
+        state["reference"], expected = _reference(checkpoint, questions, encode, tokenizer.decode)
         progress.end("the eager model")
     for one in left:
         folder = args.out / one.name
@@ -260,7 +259,7 @@ def main(argv: list[str] | None = None) -> None:
             _build(args, one, folder)
         progress.end(f"{one.name}: built")
         progress.begin(f"{one.name}: measuring")
-        row = measure(one.name, folder, one.target, Path(one.recipe).stem, questions, expected, checkpoint.tokenizer_file)
+        row = measure(one, folder, questions, expected, encode, tokenizer.decode)
         state["rows"][one.name] = dataclasses.asdict(row)
         _write(args.out, state)
         progress.end(f"{one.name}: measured")

@@ -60,7 +60,7 @@ class CoremlBackend:
                 raise BackendError(f"Core ML packages need the package {package}: pip install -e '.[{self.extra}]'")
 
     def activations(self, assignments: Sequence[Assignment]) -> str:
-        return ", ".join(sorted({"float32" if a.scheme.name == "fp32" else "float16" for a in assignments})) or "float32"
+        return "float16" if computes_half(list(assignments)) else "float32"
 
     def lower(self, twin: nn.Module, signature: Signature, assignments: list[Assignment], out: Path) -> None:
         with quiet(), cheap_graph_passes(), torch.no_grad():

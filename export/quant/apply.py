@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterable
 
@@ -11,6 +12,12 @@ from torch import Tensor, nn
 from export.errors import RecipeError
 from export.quant.recipe import EMBEDDING, LINEAR, NEAREST, Recipe, Scheme
 from export.quant.rounding import Grid, quantize
+
+# What encoders add to their patches, by its names in the twins.
+EMBEDDED = (
+    "class_embedding", "class_token", "position_embedding", "temporal_position_embedding",
+    "first", "positions", "times",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +61,28 @@ def quantizable_layers(twin: nn.Module) -> list[tuple[str, str, tuple[int, int]]
     """(name, kind, weight shape) of every layer of a twin that a rule can name."""
     kinds = {nn.Linear: LINEAR, nn.Embedding: EMBEDDING}
     return [(name, kinds[type(m)], tuple(m.weight.shape)) for name, m in twin.named_modules() if type(m) in kinds]
+
+
+def left_in_float(twin: nn.Module) -> dict[str, int]:
+    """Weights of a twin that no rule can name, which stay float under every recipe: how many by what they are, most first."""
+    counts: collections.Counter[str] = collections.Counter()
+    for owner in twin.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            if type(owner) not in (nn.Linear, nn.Embedding) or name != "weight":
+                counts[_kind(owner, name)] += parameter.numel()
+    return dict(counts.most_common())
+
+
+def _kind(owner: nn.Module, parameter: str) -> str:
+    if "Norm" in type(owner).__name__:
+        return "norms"
+    if parameter == "bias":
+        return "biases"
+    if isinstance(owner, nn.Conv2d):
+        return "convolutions"
+    if parameter in ("A", "D"):
+        return "A and D of the scan"
+    return "class and position embeddings" if parameter in EMBEDDED else "others"
 
 
 def derived_constants(twin: nn.Module) -> list[tuple[int, ...]]:

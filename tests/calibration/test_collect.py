@@ -1,12 +1,13 @@
 """Calibration statistics: what the linears were really fed with, in bounded memory, in a folder that is whole or not there."""
 
 import json
+import weakref
 
 import pytest
 import torch
 
 from calibration.clips import write_clips
-from calibration.collect import WATCHED, Accumulator, clips_of, collect, linears, main, passes
+from calibration.collect import WATCHED, Accumulator, Watch, clips_of, collect, linears, main, passes
 from export.build import DEMO_CHECKPOINT
 from export.checkpoint import open_checkpoint
 from export.components import Form
@@ -163,3 +164,61 @@ def test_statistics_of_another_checkpoint_are_refused(statistics):
         open_calibration(statistics, "something else")
     with pytest.raises(CalibrationError, match="no calibration folder"):
         open_calibration(statistics.parent, "x")
+
+
+class Attention(torch.nn.Module):
+    """Linears as a layer of the decoder has them: three that share an input, one behind them, and one that reads a copy."""
+
+    def __init__(self, behind=lambda: None):
+        super().__init__()
+        self.q, self.k, self.v, self.o, self.copy = (torch.nn.Linear(64, 64) for _ in range(5))
+        self.inputs, self.behind = [], behind
+
+    def forward(self, x):
+        y = self.q(x) + self.k(x) + self.v(x)
+        self.inputs.append(weakref.ref(x))
+        copy = x.clone()
+        del x
+        y = self.o(y) + self.copy(copy)
+        self.inputs.append(weakref.ref(copy))
+        del copy
+        self.behind()
+        return y
+
+
+def watched(*modules):
+    return Watch({f"{i}.{name}": m for i, module in enumerate(modules) for name, m in module.named_children()})
+
+
+EACH = [["q", "k", "v"], ["o"], ["copy"]]
+
+
+def test_linears_that_share_an_input_are_a_group_and_equal_tensors_are_none():
+    first, second = Attention(), Attention()
+
+    def run():
+        with torch.inference_mode():
+            for module in (first, second, first):  # a layer's first input counts
+                module(torch.ones(10, 64))
+
+    found = watched(first, second).groups(run)
+    assert found == [[f"{i}.{name}" for name in names] for i in range(2) for names in EACH]
+
+
+def test_finding_the_groups_keeps_no_input_alive():
+    """Each is gone as soon as the model itself lets it go; the next may then lie at its address."""
+    modules = [Attention(lambda: alive.append(sum(ref() is not None for m in modules for ref in m.inputs))) for _ in range(20)]
+    alive: list[int] = []
+    addresses = []
+
+    def run():
+        with torch.inference_mode():
+            for module in modules:
+                x = torch.full((10, 64), 1.0)
+                addresses.append(x.data_ptr())
+                y = module.forward(x)
+                del x, y
+
+    found = watched(*modules).groups(run)
+    assert len(found) == 3 * len(modules) and max(alive) <= 1  # the caller's x
+    assert len(set(addresses)) < len(addresses)  # or the case of an address used again was not met

@@ -4,12 +4,15 @@ import dataclasses
 import re
 
 import pytest
+import torch
 
+from export.backends.coreml import CoremlBackend
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.checkpoint_match import Source
 from export.components import COMPONENTS, Form
 from export.errors import RecipeError
 from export.plan import plan_build, table
+from export.quant.apply import left_in_float
 from export.quant.presets import PRESETS, parse
 from export.quant.recipe import LINEAR, Recipe, Rule
 from tests.numerics import DEMO
@@ -101,3 +104,40 @@ def test_the_table_says_what_was_excluded_and_why(demo):
 def test_a_rule_that_matches_nothing_stops_the_plan(demo):
     with pytest.raises(RecipeError, match="matches no linear layer"):
         plan_build(demo, Recipe("mine", (Rule("decoder", LINEAR, "int8", layers="*.query"),)), Form(512))
+
+
+@pytest.mark.parametrize(
+    "form", [Form(512), CoremlBackend().form(512), Form(512, scan="fused", attention="fused")], ids=["stock", "coreml", "fused"]
+)
+def test_the_table_says_why_the_rest_stays_float(form, demo):
+    plan = plan_build(demo, parse("int4", ["image_projector=fp32"], COMPONENTS), form)
+    rows = table(plan).splitlines()
+    for graph in plan.graphs:
+        (place,) = (i for i, row in enumerate(rows) if row.startswith(graph.name + " "))
+        said = rows[place + 1]
+        left = graph.parameters - sum(a.weights for a in graph.assignments)
+        if graph.name in ("frame_scorer", "token_embedding", "image_projector"):  # no weights, no others, and all of it as was asked
+            assert "stays" not in said
+            continue
+        assert said.strip().startswith(f"stays {graph.rest}, no linear: ")
+        parts = dict(re.findall(r"([\w ]+) ([\d,]+)(?:, |$)", said.partition(": ")[2]))
+        assert sum(int(count.replace(",", "")) for count in parts.values()) == left and "others" not in parts, graph.name
+    found = {graph.name: dict(graph.left) for graph in plan.graphs}
+    clip, mamba, decoder = demo.config.clip, demo.config.videomamba, demo.config.decoder
+    assert found["image_encoder"]["convolutions"] == 3 * 16**2 * clip.width
+    assert found["image_encoder"]["class and position embeddings"] == (clip.patches + 2) * clip.width
+    assert found["video_encoder"]["A and D of the scan"] == mamba.depth * 2 * mamba.d_inner * (mamba.d_state + 1)
+    assert found["decoder"]["norms"] == (2 * decoder.layers + 1) * decoder.width
+    assert found["decoder"]["biases"] == decoder.layers * (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim
+
+
+def test_linears_that_the_recipe_leaves_in_float_are_no_exception_of_its(demo):
+    mixed = Recipe("mixed", (Rule("decoder", LINEAR, "fp32", layers="head"), *PRESETS["int4"].rules))
+    graph = {graph.name: graph for graph in plan_build(demo, mixed, Form(512)).graphs}["decoder"]
+    assert set(dict(graph.left)) == {"norms", "biases"} and "fp32 18" in graph.schemes()
+
+
+def test_a_parameter_of_another_kind_is_counted_too():
+    twin = torch.nn.Module()
+    twin.gate, twin.linear = torch.nn.Parameter(torch.zeros(7)), torch.nn.Linear(3, 5)
+    assert left_in_float(twin) == {"others": 7, "biases": 5}

@@ -14,7 +14,7 @@ from export.build import DEMO_CHECKPOINT
 from export.errors import VideoError
 from export.model.prompt import LETTERS
 from runtime_py.annotations import by_clip, read_annotations
-from runtime_py.evaluate import TOKENS, Without, main, read_pixels
+from runtime_py.evaluate import TOKENS, Without, _name, main, read_pixels
 from runtime_py.frame_folder import read_folder
 
 CLIPS, QUESTIONS = 2, 4
@@ -223,3 +223,48 @@ def test_nothing_to_evaluate_and_two_of_one_name(demo_bundle, clips, tmp_path, c
     assert "give --bundle" in capsys.readouterr().err
     assert run(demo_bundle, clips, tmp_path, "--bundle", str(demo_bundle)) == 2
     assert "two bundles are called" in capsys.readouterr().err
+
+
+def test_a_benchmark_in_several_files_is_evaluated_as_one(demo_bundle, clips, tmp_path, capsys):
+    """Per task and over all, each file's videos in a folder of its own; resumed; another set of files is another question."""
+    items = [item for item in read_annotations(clips / ANNOTATIONS) if item.options]
+    assert len(items) >= 3 and len({item.video for item in items}) == 2
+    tasks = {"moving_count": items[:1], "state_change": items[1:]}
+    for (task, asked), place in zip(tasks.items(), ("clevrer/video_validation", "state_change")):
+        (tmp_path / "videos" / place).mkdir(parents=True)
+        for item in asked:
+            shutil.copy(clips / item.video, tmp_path / "videos" / place)
+        entries = [{"video": i.video, "question": i.question, "candidates": list(i.options)} for i in asked]
+        path = tmp_path / "json" / f"{task}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps([e | {"answer": i.options[LETTERS.index(i.answer)]} for e, i in zip(entries, asked)]))
+    out = tmp_path / "r"
+    arguments = ["--bundle", str(demo_bundle), "--videos", str(tmp_path / "videos"), "--out", str(out)]
+    both = ["--annotations", str(tmp_path / "json")]
+    assert main([*arguments, *both, "--limit", "1"]) == 0  # of each file
+    assert "all, of 2" in capsys.readouterr().out
+    first = lines(out / f"{demo_bundle.name}.jsonl")[1:]
+    assert [result["number"] for result in first] == [0, 1]
+    assert main([*arguments, *both, "--json", str(tmp_path / "s.json")]) == 0
+    printed = capsys.readouterr().out
+    assert f"all, of {len(items)}" in printed and "moving_count (1)" in printed and f"state_change ({len(items) - 1})" in printed
+    results = lines(out / f"{demo_bundle.name}.jsonl")[1:]
+    assert results[:2] == first and sorted(r["number"] for r in results) == list(range(len(items)))  # those were not asked again
+    shares = json.loads((tmp_path / "s.json").read_text())["models"][demo_bundle.name]
+    by_number = {result["number"]: result["right"] for result in results}
+    rest = [by_number[number] for number in range(1, len(items))]
+    assert shares["tasks"] == {"moving_count": float(by_number[0]), "state_change": sum(rest) / len(rest)}
+    assert shares["accuracy"]["share"] == pytest.approx(sum(by_number.values()) / len(items))
+    assert main([*arguments, "--annotations", str(tmp_path / "json" / "state_change.json")]) == 2
+    assert "other questions" in capsys.readouterr().err
+    one = [tmp_path / "json" / f"{task}.json" for task in tasks]
+    assert main([*arguments, "--annotations", *map(str, one)]) == 0  # the same files, named one by one
+    assert sorted(map(str, lines(out / f"{demo_bundle.name}.jsonl")[1:])) == sorted(map(str, results))
+
+
+@pytest.mark.parametrize(
+    "given, name", [(["a/task.json"], "task"), (["mvbench"], "mvbench"), (["mvbench/a.json", "mvbench/b.json"], "mvbench")]
+)
+def test_results_are_called_as_the_annotations_are(given, name, tmp_path):
+    (tmp_path / "mvbench").mkdir()
+    assert _name([tmp_path / path for path in given]) == name

@@ -171,6 +171,7 @@ class TestVideoCache:
     def test_a_video_is_found_again_for_the_same_model_alone(self, session, tmp_path):
         cache = VideoCache(tmp_path / "videos", 10**9)
         assert not cache.restore(session, "a")
+        cache.prepare()
         cache.keep(session, "a")
         assert cache.restore(session, "a") and not cache.restore(session, "b")
         session.backend.identity = "another model"
@@ -216,6 +217,11 @@ class TestVideoCache:
         (tmp_path / "file").touch()
         with pytest.raises(ExportError, match="cannot be made"):
             VideoCache(tmp_path / "file", 1).prepare()
+
+    def test_a_folder_that_went_away_is_one_line(self, session, tmp_path):
+        """Which costs a chat a warning, not the answer."""
+        with pytest.raises(ExportError, match="there is no folder"):
+            VideoCache(tmp_path / "gone", 10**9).keep(session, "a")
 
     def test_the_header_is_small(self, talked):
         _, path = talked

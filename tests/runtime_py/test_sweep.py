@@ -79,6 +79,14 @@ def test_every_combination_is_checked_before_the_first_is_built_and_measured_onc
     assert len(json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]) == 3
 
 
+def test_the_tokenizer_is_read_once(swept, tmp_path, monkeypatch):
+    read = []
+    load = sweep.load_tokenizer
+    monkeypatch.setattr(sweep, "load_tokenizer", lambda *source: read.append(source) or load(*source))
+    assert swept("int8", "int4")[0] == 0 and len(read) == 1
+    assert len(json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]) == 2
+
+
 @pytest.mark.parametrize("recipes, says", [(["int8", "no-such"], "unknown recipe"), (["int8", "int4-gptq"], "give --calibration")])
 def test_a_recipe_that_cannot_be_built_costs_nothing(recipes, says, swept, tmp_path, capsys):
     code, built = swept(*recipes)
