@@ -27,7 +27,7 @@ from export.arguments import ArgumentParser, add_weight_arguments
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.components import COMPONENTS
 from export.config import MAX_CONTEXT
-from export.errors import CalibrationError, command
+from export.errors import CalibrationError, VideoError, command, one_line
 from export.model.prompt import Encode, answer_ids, opening_ids, question_ids
 from export.progress import Progress
 from export.quant.statistics import INDEX, index_text
@@ -237,21 +237,35 @@ def collect(
         Path(folder).mkdir()  # for the context manager to remove
 
 
-def clips_of(folder: Path) -> list[tuple[Path, list[Item]]]:
-    """The videos of a folder, with the questions that its annotations ask about them, or one that is asked of all.
+def clips_of(folder: Path, limit: int | None = None) -> list[tuple[Path, list[Item]]]:
+    """The first videos of a folder, with the questions that its annotations ask about them, or one that is asked of all. Those that
+    cannot be read are left out, with a warning: met in the middle of a long run, one would cost all of it.
 
     Raises:
         CalibrationError: there are none.
     """
+    readable = []
+    for path, items in _named_clips(folder, limit):
+        try:
+            read_pixels(path, items[0])
+            readable.append((path, items))
+        except VideoError as error:
+            print(f"warning: a clip is left out: {one_line(error)}", file=sys.stderr, flush=True)
+    if not readable:
+        raise CalibrationError(f"--clips {folder}: none of its videos can be read")
+    return readable
+
+
+def _named_clips(folder: Path, limit: int | None) -> list[tuple[Path, list[Item]]]:
     if not folder.is_dir():
         raise CalibrationError(f"--clips {folder} is no folder: give one of videos, or {SYNTHETIC}")
     annotations = folder / ANNOTATIONS
     if annotations.exists():
-        return [(find_video(folder, items[0].video), items) for items in by_clip(read_annotations(annotations))]
+        return [(find_video(folder, items[0].video), items) for items in by_clip(read_annotations(annotations))[:limit]]
     videos = sorted(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES[1:])
     if not videos:
         raise CalibrationError(f"--clips {folder} has no videos ({', '.join(VIDEO_SUFFIXES[1:])})")
-    return [(path, [Item(number, path.name, DEFAULT_QUESTION, "")]) for number, path in enumerate(videos)]
+    return [(path, [Item(number, path.name, DEFAULT_QUESTION, "")]) for number, path in enumerate(videos[:limit])]
 
 
 @command
@@ -276,7 +290,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.clips == SYNTHETIC:
             folder = Path(drawn)
             write_clips(folder, "validation", args.limit or SYNTHETIC_CLIPS, SYNTHETIC_QUESTIONS)
-        clips = clips_of(folder)[: args.limit]
+        clips = clips_of(folder, args.limit)
         collect(checkpoint, clips, args.out, args.components, int(args.memory * 1e9))
     print(f"{args.out}: {len(clips)} clips, {sum(len(items) for _, items in clips)} questions")
 

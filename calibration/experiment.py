@@ -90,7 +90,7 @@ def experiment(args: argparse.Namespace) -> Iterator[Experiment]:
         if args.clips == SYNTHETIC:
             folder = Path(drawn)
             write_clips(folder, "test", args.limit, DEFAULT_QUESTIONS, TEST_SEED)
-        found = clips_of(folder)[: args.limit]
+        found = clips_of(folder, args.limit)
         if not all(item.said for _, items in found for item in items):
             raise CalibrationError(f"--clips {args.clips}: answers are needed; put questions with answers into an annotations.json there")
         backend = backend_of_checkpoint(checkpoint)

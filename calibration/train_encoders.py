@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from calibration.make_demo import demo_config, initial_weights, train_tokenizer
 from calibration.scenes import CLIP_FRAMES
 from calibration.store import ClipStore
 from calibration.training import LOG_EVERY, Plan, Schedule, Stage
-from export.errors import ExportError
+from export.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, ExportError, one_line
 from export.model.clip import ClipVisionEncoder
 from export.model.videomamba import VideoMambaEncoder
 
@@ -104,11 +104,16 @@ def _encoder_process(name: str, plan: Plan, work: Path, seed: int, device: str) 
     torch.set_num_threads(1)
     model = initial_weights(demo_config(train_tokenizer()), seed).to(device)
     clips = plan.clips(work, seed)[0].open()
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         if name == "image":
             train_image(model.image_encoder, clips, plan.image, work, seed)
         else:
             train_video(model.video_encoder, clips, plan.video, work, seed)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except ExportError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def train_encoders(plan: Plan, work: Path, seed: int, device: str = "cpu") -> None:
@@ -123,5 +128,8 @@ def train_encoders(plan: Plan, work: Path, seed: int, device: str = "cpu") -> No
         process.start()
     for process in processes:
         process.join()
-    if any(process.exitcode for process in processes):
+    codes = {process.exitcode for process in processes}
+    if EXIT_BAD_INPUT in codes:
+        raise ExportError("an encoder cannot be trained: its own line stands above")
+    if codes != {0}:
         raise ExportError("an encoder's training ended early: run the same command again to go on")

@@ -46,8 +46,9 @@ def push_android(bundle: Bundle, device: str | None) -> str:
     partial = f"{ANDROID_FOLDER}/.{bundle.folder.name}.partial"
     shell = [adb, "-s", phone, "shell"]
     quoted = {"folder": shlex.quote(ANDROID_FOLDER), "target": shlex.quote(target), "partial": shlex.quote(partial)}
+    # The app makes its folder; one that is made from here may be closed to it.
     no_folder = f"{phone} has no folder for the app: install it and start it once"
-    _run([*shell, "rm -rf {partial} && mkdir -p {folder}".format(**quoted)], no_folder)
+    _run([*shell, "test -d {folder} && rm -rf {partial}".format(**quoted)], no_folder)
     _run([adb, "-s", phone, "push", str(bundle.folder), partial], f"the bundle cannot be copied to {phone}")
     _run([*shell, "rm -rf {target} && mv {partial} {target}".format(**quoted)], f"the bundle cannot be put in place on {phone}")
     return f"{phone}:{target}"

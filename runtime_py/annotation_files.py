@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from export.errors import AnnotationError
-from runtime_py.annotations import EGOSCHEMA_ANSWERS, NEXTQA_FOLDERS, Item, find_video, read_annotations
+from runtime_py.annotations import EGOSCHEMA_ANSWERS, NEXTQA_FOLDERS, Item, MissingVideo, find_video, read_annotations
 
 SUFFIXES = (".json", ".csv")
 MVBENCH_FOLDERS = {  # a task's file -> the folder of its videos in the archives as they are unpacked
@@ -74,19 +74,23 @@ def read_files(paths: Iterable[Path]) -> list[tuple[Path, list[Item]]]:
 
 def placed(path: Path, items: Sequence[Item], videos: Path) -> list[Item]:
     """The questions of one file, their videos named by their places below `videos`: in a subfolder that is called as the file is, in
-    MVBench's own, or in the folder itself. Two tasks may have different videos of one name.
+    MVBench's own, or in the folder itself. Two tasks may have different videos of one name. Questions about a video that is not there are
+    left out: some hundred of MVBench's are not in its archives, for their licence's sake.
 
     Raises:
-        AnnotationError: a video is missing.
+        AnnotationError: a name leads out of the folder.
     """
     folders = [name for name in (path.stem, MVBENCH_FOLDERS.get(path.stem)) if name and (videos / name).is_dir()]
-    places = {name: _place(name, folders, videos) for name in dict.fromkeys(item.video for item in items)}
-    return [dataclasses.replace(item, video=places[item.video]) for item in items]
+    places: dict[str, str] = {}
+    for name in dict.fromkeys(item.video for item in items):
+        with contextlib.suppress(MissingVideo):
+            places[name] = _place(name, folders, videos)
+    return [dataclasses.replace(item, video=places[item.video]) for item in items if item.video in places]
 
 
 def _place(name: str, folders: Iterable[str], videos: Path) -> str:
     for folder in folders:
-        with contextlib.suppress(AnnotationError):
+        with contextlib.suppress(MissingVideo):
             find_video(videos, f"{folder}/{name}")
             return f"{folder}/{name}"
     find_video(videos, name)

@@ -72,11 +72,16 @@ def read_annotations(path: Path) -> list[Item]:
     return [_item(path, number, entry) for number, entry in enumerate(entries)]
 
 
+class MissingVideo(AnnotationError):
+    """Annotations name a video that is not in the folder."""
+
+
 def find_video(folder: Path, name: str) -> Path:
     """The file of a video that annotations name with or without its suffix, or the folder of its frames. Links are followed.
 
     Raises:
-        AnnotationError: there is none, or the name leads out of the folder.
+        MissingVideo: there is none.
+        AnnotationError: the name leads out of the folder.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise AnnotationError(f"the annotations name the video {name}, which lies outside {folder}")
@@ -84,7 +89,7 @@ def find_video(folder: Path, name: str) -> Path:
         path = folder / f"{name}{suffix}"
         if path.is_file() or (not suffix and path.is_dir()):
             return path
-    raise AnnotationError(f"{folder} has no video {name}: give the folder with --videos, or leave questions out with --limit")
+    raise MissingVideo(f"{folder} has no video {name}: put it there, or name the folder that has it")
 
 
 def by_clip(items: Iterable[Item]) -> list[list[Item]]:

@@ -6,7 +6,7 @@
 Annotations as MVBench, NExT-QA, EgoSchema and PerceptionTest publish them are read, and a plain list of questions
 (runtime_py/annotations.py): one file, several, or a folder of them. A file's videos may lie in a subfolder of --videos that is called
 as the file is, MVBench's where its archives have them. Each model's answers go to a file in --out as they come; what stands there is
-not asked again. Questions about a video that cannot be read are left out, of all models, and counted.
+not asked again. Questions about a video that is missing or cannot be read are left out, of all models, and counted.
 """
 
 from __future__ import annotations
@@ -160,6 +160,24 @@ def _contenders(args) -> list[Contender]:
     return contenders
 
 
+def _placed(files: Sequence[tuple[Path, Sequence[Item]]], limit: int | None, videos: Path) -> list[Item]:
+    """The first questions of each file whose videos are there; how many are not is said.
+
+    Raises:
+        AnnotationError: none is there, or a name leads out of the folder.
+    """
+    asked = [(path, found[:limit], placed(path, found[:limit], videos)) for path, found in files]
+    items = [item for *_, there in asked for item in there]
+    if not items:
+        name = files[0][1][0].video
+        raise AnnotationError(f"{videos} has no video that the annotations name, such as {name}: give their folder with --videos")
+    for path, all_of_it, there in asked:
+        if missing := len(all_of_it) - len(there):
+            say = f"{missing} of {len(all_of_it)} questions are left out, their videos are not in {videos}"
+            print(f"warning: {path}: {say}", file=sys.stderr, flush=True)
+    return items
+
+
 def _name(annotations: Sequence[Path]) -> str:
     """What results of these are called: by the file, or by the folder that is given or that the first of several files is in."""
     first = annotations[0]
@@ -190,7 +208,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.json:
         check_writable(args.json)
     files = read_files(args.annotations)
-    items = [item for path, found in files for item in placed(path, found[: args.limit], args.videos)]  # before any model is loaded
+    items = _placed(files, args.limit, args.videos)  # before any model is loaded
     contenders = _contenders(args)
     out = args.out or Path("evaluation") / _name(args.annotations)
     out.mkdir(parents=True, exist_ok=True)

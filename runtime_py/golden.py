@@ -42,7 +42,8 @@ CLIPS = (
     (1, 30.0), (7, 30.0), (16, 1.0), (33, 2.5), (40, 29.97), (300, 29.97), (479, 30.0), (480, 29.5), (481, 30.5), (3001, 59.94),
     (90_000, 25.0),
 )  # frames, frames a second
-PICTURES = {"landscape": (240, 426), "portrait": (301, 227), "small": (48, 64), "square": (224, 224)}  # height, width
+# Height, width. Pillow resizes a tall picture's columns first, any other's rows, and the order shows in the last bit.
+PICTURES = {"landscape": (240, 426), "portrait": (301, 227), "tall": (520, 230), "small": (48, 64), "square": (224, 224)}
 MATRICES = {"bt601": Colorspace.ITU601, "bt709": Colorspace.ITU709, "bt2020": Colorspace.BT2020}
 RANGES = {"limited": ColorRange.MPEG, "full": ColorRange.JPEG}
 PLANES_SIZE = (22, 34)  # height, width; even heights are all that H.264 and HEVC have
@@ -73,8 +74,11 @@ class Arrays:
         return place
 
 
-def golden(reference: Reference, bound: Tolerance, tokenizer_file: Path | None, topk: bool) -> dict[str, bytes]:
-    """The two files by name. `bound`: that of `last_logits`; without a tokenizer its cases are left out."""
+def golden(
+    reference: Reference, bound: Tolerance, equal_ids: int | None, tokenizer_file: Path | None, topk: bool
+) -> dict[str, bytes]:
+    """The two files by name. `bound`: that of `last_logits`; `equal_ids`: greedy steps in which the bundle gave the reference's id on the
+    building machine, None where it did not run there; without a tokenizer its cases are left out."""
     rng, arrays = np.random.default_rng(SEED), Arrays()
     cases: dict[str, object] = {
         "version": VERSION,
@@ -90,7 +94,7 @@ def golden(reference: Reference, bound: Tolerance, tokenizer_file: Path | None, 
     cases["greedy"] = [{"logits": logits, "token": Sampler()(torch.tensor(logits))} for logits in GREEDY]
     logits = (rng.standard_normal(24) * 1.5).astype(np.float32)
     cases["nucleus"] = [nucleus_case(logits, temperature, top_p) for temperature, top_p in NUCLEI]
-    cases["reference"] = reference_case(reference, bound, arrays)
+    cases["reference"] = reference_case(reference, bound, arrays) | {"equal_ids": equal_ids}
     text = json.dumps(cases, ensure_ascii=True, allow_nan=False) + "\n"
     return {GOLDEN_JSON: text.encode(), GOLDEN_BIN: bytes(arrays.data)}
 

@@ -44,7 +44,7 @@ def climb(backend: GraphBackend, reference: Reference, target: str, schemes: Map
             own_error, _ = _greedy_errors(own, reference, reference.truth_of_own(), logits.metric, of_own)
             chained_error, excused = _greedy_errors(chained, reference, reference.logits, logits.metric, logits.chained)
             equal = int((chained.values[stage] == reference.stages[stage]).sum())
-            notes = [f"{equal} of {steps} equal, {excused} near ties excepted"]
+            notes = [f"{equal} of {steps} equal, {excused} near ties excepted"]  # `equal_ids` reads it
         else:
             own_value, truth = own.values[stage], reference.stages[stage]
             if stage == "inputs_embeds":  # fed, all but the text is the reference's own and would hide it
@@ -127,6 +127,11 @@ def _greedy_errors(stages: Stages, reference: Reference, truth: Tensor, metric: 
         else:
             wrong[step] = True
     return float(sum(wrong)), excused
+
+
+def equal_ids(ladder: Sequence[StageParity]) -> int:
+    """Greedy steps that gave the reference's own id, near ties not counted."""
+    return int(next(rung.note for rung in ladder if rung.stage == "greedy_ids").split()[0])
 
 
 def table(ladder: Sequence[StageParity]) -> str:

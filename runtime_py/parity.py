@@ -30,7 +30,7 @@ from export.tolerances import COARSENESS, tolerance
 from runtime_py.dump import read_frames_array, read_ids_array
 from runtime_py.files import check_writable, write_text
 from runtime_py.golden import golden
-from runtime_py.ladder import climb, failure, table
+from runtime_py.ladder import climb, equal_ids, failure, table
 from runtime_py.load import (
     INTERPRETED,
     add_compute_units_argument,
@@ -152,9 +152,8 @@ def prove(
     reference = reference_of(checkpoint, round_model=round_model, max_context=bundle.manifest.decoder.max_context)
     progress.end("reference: the eager model on the probe")
     bound = tolerance("last_logits", arithmetic(bundle.manifest), graph_schemes(bundle.manifest))
-    vectors = golden(reference, bound, checkpoint.tokenizer_file, checkpoint.config.topk)
     if not verify:
-        return Proof(reference.to_arrays(), vectors)
+        return Proof(reference.to_arrays(), golden(reference, bound, None, checkpoint.tokenizer_file, checkpoint.config.topk))
     progress.begin("parity: the bundle against the reference")
     ladders = climb_bundle(bundle, reference)
     progress.say(report(ladders))
@@ -167,7 +166,9 @@ def prove(
 
         figures = gates.measure(checkpoint, bundle, gate, progress)
         gates.check(figures, gate)
-    return Proof(reference.to_arrays(), vectors, next(iter(ladders.values())), figures)
+    ladder = next(iter(ladders.values()))
+    vectors = golden(reference, bound, equal_ids(ladder), checkpoint.tokenizer_file, checkpoint.config.topk)
+    return Proof(reference.to_arrays(), vectors, ladder, figures)
 
 
 def stored_reference(bundle: Bundle) -> Reference:

@@ -196,6 +196,12 @@ def _state(file: Path, asked: Mapping[str, str]) -> dict:
     return state
 
 
+def _check_is_ours(folder: Path, checkpoint: Checkpoint) -> None:
+    """Refuse a bundle that an interrupted sweep of another checkpoint left, whose figures were not written yet."""
+    if folder.exists() and open_bundle(folder).manifest.checkpoint_fingerprint != checkpoint.fingerprint():
+        raise ExportError(f"{folder} is a bundle of another checkpoint: remove it, or choose another --out")
+
+
 def _questions(args: argparse.Namespace) -> Questions:
     if args.annotations:
         return Questions(read_annotations(args.annotations)[: args.limit], args.videos)
@@ -240,6 +246,8 @@ def main(argv: list[str] | None = None) -> None:
     check_videos(questions.items, questions.videos)
     file = args.out / "sweep.json"
     state = _state(file, {"checkpoint": checkpoint.fingerprint(), "questions": questions_fingerprint(questions.items, None)})
+    for one in chosen:
+        _check_is_ours(args.out / one.name, checkpoint)
     left = [one for one in chosen if one.name not in state["rows"]]
     progress = Progress(len(left) + 1 + 2 * len(left))
     for one in left:

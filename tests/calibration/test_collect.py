@@ -1,6 +1,7 @@
 """Calibration statistics: what the linears were really fed with, in bounded memory, in a folder that is whole or not there."""
 
 import json
+import shutil
 import weakref
 
 import pytest
@@ -133,6 +134,19 @@ def test_a_folder_without_videos_and_one_that_stands_there(clips, statistics, tm
     assert "has no videos" in capsys.readouterr().err
     assert main(["--checkpoint", str(DEMO_CHECKPOINT), "--clips", str(clips), "--out", str(statistics)]) == 2
     assert "stands there already" in capsys.readouterr().err
+
+
+def test_a_clip_that_cannot_be_read_is_left_out_and_one_beyond_the_limit_is_not_looked_for(clips, tmp_path, capsys):
+    videos = shutil.copytree(clips, tmp_path / "videos")
+    first, *rest = clips_of(videos)
+    rest[0][0].write_bytes(b"no video")
+    assert [path for path, _ in clips_of(videos)] == [first[0], *(path for path, _ in rest[1:])]
+    assert "warning: a clip is left out: " in capsys.readouterr().err
+    rest[0][0].unlink()
+    assert [path for path, _ in clips_of(videos, limit=1)] == [first[0]]
+    first[0].write_bytes(b"no video")
+    with pytest.raises(CalibrationError, match="none of its videos can be read"):
+        clips_of(videos, limit=1)
 
 
 def damage(folder, how):

@@ -16,7 +16,7 @@ from export import bundle as b
 from export import bundle_writer
 from export.bundle_writer import BundleWriter
 from export.errors import BundleError, one_line
-from export.manifest import MANIFEST_FILE, read_manifest
+from export.manifest import CHECKSUMS, MANIFEST_FILE, read_manifest
 from tests.export.test_manifest import sample_manifest, signed
 
 ROOT = Path(b.__file__).parents[1]
@@ -79,7 +79,7 @@ def test_a_bundle_comes_out_whole_and_measured(tmp_path):
     assert manifest.graphs["decoder"].bytes == 140
     assert manifest.graphs["video_encoder"].bytes == 302
     assert set(manifest.files) == {"reference.npz", "golden/ids.json"}
-    counted = [file for file in files_in(out) if file not in (MANIFEST_FILE, "README.md")]
+    counted = [file for file in files_in(out) if file not in (MANIFEST_FILE, CHECKSUMS, "README.md")]
     assert manifest.bundle_bytes == sum((out / file).stat().st_size for file in counted)
     assert manifest.created.endswith("Z")
     assert "Mobile-VideoGPT-0.5B" in (out / "README.md").read_text()
@@ -358,7 +358,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 def every_file(folder: Path) -> list[str]:
-    return [file for file in files_in(folder) if file != "README.md"]
+    return [file for file in files_in(folder) if file not in ("README.md", CHECKSUMS)]
 
 
 def test_a_flipped_byte_in_any_file_is_found(tmp_path):

@@ -56,7 +56,7 @@ shutil.copytree(options["--source"], target)
 def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The phone's files; the stand-ins are all that PATH has."""
     folder, tools = tmp_path / "phone", tmp_path / "tools"
-    (folder / "sdcard").mkdir(parents=True)
+    (folder / ANDROID_FOLDER.lstrip("/")).mkdir(parents=True)
     tools.mkdir()
     for name, script in (("adb", ADB), ("xcrun", XCRUN)):
         (tools / name).write_text(script.format(python=sys.executable, phone=str(folder)))
@@ -74,7 +74,7 @@ def test_an_executorch_bundle_reaches_the_app_whole_and_replaces_the_one_before(
     demo_bundle: Path, phone: Path, capsys: pytest.CaptureFixture
 ):
     target = phone / f"{ANDROID_FOLDER}/demo".lstrip("/")
-    target.mkdir(parents=True)
+    target.mkdir()
     (target / "old").write_text("")
     assert main([str(demo_bundle)]) == 0
     assert files(target) == files(demo_bundle) and list(target.parent.iterdir()) == [target]
@@ -83,13 +83,20 @@ def test_an_executorch_bundle_reaches_the_app_whole_and_replaces_the_one_before(
 
 def test_a_bundle_is_never_seen_in_part(demo_bundle: Path, phone: Path, capsys: pytest.CaptureFixture):
     target = phone / f"{ANDROID_FOLDER}/demo".lstrip("/")
-    target.mkdir(parents=True)
+    target.mkdir()
     (target / "old").write_text("")
     (phone / "full").write_text("")
     assert main([str(demo_bundle)]) == 2
     said = "(adb: error: failed to copy: remote No space left on device)"
     assert capsys.readouterr().err == f"error: the bundle cannot be copied to PIXEL {said}\n"
     assert [path.name for path in target.iterdir()] == ["old"]
+
+
+def test_an_app_that_never_ran_is_said(demo_bundle: Path, phone: Path, capsys: pytest.CaptureFixture):
+    (phone / ANDROID_FOLDER.lstrip("/")).rmdir()
+    assert main([str(demo_bundle)]) == 2
+    assert capsys.readouterr().err.startswith("error: PIXEL has no folder for the app: install it and start it once")
+    assert not (phone / ANDROID_FOLDER.lstrip("/")).exists()
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,10 @@ def test_a_video_that_cannot_be_read_costs_its_own_questions(demo_bundle, clips,
     captured = capsys.readouterr()
     assert "warning: 4 questions are left out" in captured.err and "left out: 4 of 8" in captured.err and "all, of 4" in captured.out
     assert json.loads((tmp_path / "s.json").read_text())["questions"] == 4
+    broken.unlink()
+    assert run(demo_bundle, videos, out) == 0
+    captured = capsys.readouterr()
+    assert "4 of 8 questions are left out, their videos are not in" in captured.err and "all, of 4" in captured.out
     shutil.copy(clips / broken.name, broken)
     assert run(demo_bundle, videos, out) == 0  # mended: what was left out is asked now
     assert "all, of 8" in capsys.readouterr().out

@@ -147,6 +147,8 @@ def test_the_reference_is_the_stored_one(vectors: Vectors, demo_bundle: Path):
     assert case["greedy_ids"] == stored["greedy_ids"].tolist() and case["selected_frames"] == stored["selected_frames"].tolist()
     rung = next(rung for rung in open_bundle(demo_bundle).manifest.parity if rung.stage == "last_logits")
     assert (case["threshold"], case["metric"]) == (rung.threshold_chained, rung.metric)
+    greedy = next(rung for rung in open_bundle(demo_bundle).manifest.parity if rung.stage == "greedy_ids")
+    assert greedy.note.startswith(f"{case['equal_ids']} of 24 equal") and case["equal_ids"] > 12
 
 
 def test_a_checkpoint_without_a_tokenizer_has_no_cases_of_text(tiny_bundle: Path):
@@ -176,3 +178,4 @@ def test_the_build_prints_the_pin(tmp_path: Path, capsys: pytest.CaptureFixture,
     out = tmp_path / "bundle"
     assert build(["--target", "executorch", "--checkpoint", str(tiny_checkpoint), "--no-verify", "--out", str(out)]) == 0
     assert capsys.readouterr().out.rstrip().endswith(f"pin {pin(out)}")
+    assert Vectors(out).cases["reference"]["equal_ids"] is None  # it was not run

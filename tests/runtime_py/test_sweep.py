@@ -79,6 +79,15 @@ def test_every_combination_is_checked_before_the_first_is_built_and_measured_onc
     assert len(json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]) == 3
 
 
+def test_a_bundle_that_a_sweep_of_another_checkpoint_left_is_refused(swept, tiny_bundle, tmp_path, capsys):
+    assert swept("int8")[0] == 0
+    (tmp_path / "out" / "sweep.json").unlink()
+    (left,) = [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
+    shutil.rmtree(left)
+    shutil.copytree(tiny_bundle, left)
+    assert swept("int8")[0] == 2 and "is a bundle of another checkpoint" in capsys.readouterr().err
+
+
 def test_the_tokenizer_is_read_once(swept, tmp_path, monkeypatch):
     read = []
     load = sweep.load_tokenizer
