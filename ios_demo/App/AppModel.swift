@@ -6,6 +6,9 @@ import Observation
 @MainActor @Observable
 final class AppModel {
     private(set) var bundles: [BundleSummary] = []
+    /// Pins of downloads that are not complete.
+    private(set) var unfinished: [String] = []
+    let download = DownloadModel()
     private(set) var conversation: Conversation?
     private(set) var opening: OpeningStep?
     /// What the failure screen shows; nil hides it.
@@ -13,11 +16,14 @@ final class AppModel {
     var units: ComputeUnits = .all
 
     private var openingTask: Task<Void, Never>?
+    private var closingTask: Task<Void, Never>?
 
-    /// Reads the list of bundles again.
+    /// Reads the list of bundles again, and removes the compiled models of those that are gone.
     func refresh() async {
         do {
-            bundles = try await BundleLibrary.standard().list()
+            let library = try BundleLibrary.standard()
+            (bundles, unfinished) = (await library.list(), library.unfinished())
+            try await library.tidy()
         } catch {
             failure = Failure(error)
         }
@@ -25,10 +31,15 @@ final class AppModel {
 
     /// Opens a bundle in place of the one that is open.
     func open(_ bundle: BundleSummary) {
-        openingTask?.cancel()
+        let before = openingTask
+        before?.cancel()
         opening = .checking(0)
         let (units, folder) = (units, bundle.folder)
         openingTask = Task {
+            await before?.value  // two bundles at once would need the memory of both
+            if Task.isCancelled { return }
+            opening = .checking(0)  // the one before has taken it away
+            Awake.begin()
             await closeConversation()
             let (steps, sender) = AsyncStream<OpeningStep>.makeStream(bufferingPolicy: .bufferingNewest(1))
             let watching = Task {
@@ -38,10 +49,11 @@ final class AppModel {
                 sender.finish()
                 watching.cancel()
                 opening = nil
+                Awake.end()
             }
             do {
                 let chat = try await Opening.open(folder, units: units) { sender.yield($0) }
-                if !Task.isCancelled { conversation = Conversation(chat) }
+                if Task.isCancelled { await chat.close() } else { conversation = Conversation(chat) }
             } catch is CancellationError {
             } catch {
                 failure = Failure(error)
@@ -63,13 +75,34 @@ final class AppModel {
         await refresh()
     }
 
-    /// In the background, and where iOS is short of memory: an app that holds much is ended first. The conversation stays.
-    func freeMemory() { conversation?.freeMemory() }
+    /// Gets a bundle from a web address into the list.
+    func startDownload(_ address: String, _ pin: String) { download.start(address, pin) { await self.refresh() } }
 
+    /// Removes what has arrived of a bundle.
+    func removeUnfinished(_ pin: String) async {
+        guard !download.isRunning else { return }  // it may be this one
+        do {
+            try await BundleLibrary.standard().downloads.remove(pin: pin)
+        } catch {
+            failure = Failure(error)
+        }
+        await refresh()
+    }
+
+    /// iOS is short of memory: an app that holds much is ended first.
+    func memoryWarning() { conversation?.memoryWarning() }
+
+    func enteredBackground() { conversation?.enteredBackground() }
+
+    func becameActive() { conversation?.becameActive() }
+
+    /// Returns when its memory is free, whoever closed it.
     private func closeConversation() async {
-        guard let open = conversation else { return }
-        conversation = nil
-        await open.close()
+        if let open = conversation {
+            conversation = nil
+            closingTask = Task { await open.close() }
+        }
+        await closingTask?.value
     }
 }
 
@@ -86,9 +119,11 @@ struct Failure: Identifiable {
         (title, symbol) = switch (error as? VideoGPTError)?.family {
         case .bundle: ("This bundle cannot be used", "shippingbox")
         case .memory: ("Not enough memory", "memorychip")
+        case .computing: ("The model cannot be run", "cpu")
         case .video: ("This video cannot be used", "film")
         case .question: ("This question cannot be asked", "questionmark.bubble")
         case .download: ("The download stopped", "arrow.down.circle")
+        case .storage: ("Nothing can be stored", "externaldrive.badge.xmark")
         case nil: ("Something went wrong", "exclamationmark.triangle")
         }
     }

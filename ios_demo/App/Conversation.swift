@@ -26,10 +26,17 @@ final class Conversation: Identifiable {
     private(set) var forgotten = 0
     /// What took the last first token: the stages of watching, then the question's prefill.
     private(set) var firstTokenStages: [(name: String, seconds: Double)] = []
+    /// Why something stopped without being asked to, for the user.
+    private(set) var notice: String?
+    /// What is being typed.
+    var question = ""
     var failure: Failure?
 
     private let reader = VideoReader()
     private var work: Task<Void, Never>?
+    private var prefill: Task<Double?, Never>?  // ahead of the first question: the seconds that it took
+    private var video: URL?  // the one that is watched, and the one to watch when the app is back
+    private var watchesAgain = false
 
     init(_ chat: VideoChat) { self.chat = chat }
 
@@ -39,11 +46,11 @@ final class Conversation: Identifiable {
 
     /// Takes in a video in place of the one before and begins a conversation about it.
     func watch(_ video: URL) {
-        chat.stop()
-        work?.cancel()
+        cancel()
         (phase, turns, frames, keyFrames, watched, forgotten) = (.watching, [], [], [], nil, 0)
-        firstTokenStages = []
+        (firstTokenStages, notice, self.video, watchesAgain) = ([], nil, video, false)
         work = Task {
+            Awake.begin()
             let (pictures, sender) = AsyncStream<FramePicture>.makeStream()
             let showing = Task {
                 for await picture in pictures where !Task.isCancelled { frames.append(picture) }
@@ -51,6 +58,7 @@ final class Conversation: Identifiable {
             defer {
                 sender.finish()
                 showing.cancel()
+                Awake.end()
             }
             do {
                 let watched = try await chat.watch(video, reader: reader) { frame in
@@ -60,20 +68,37 @@ final class Conversation: Identifiable {
                 await showing.value
                 try Task.checkCancellation()
                 (self.watched, keyFrames, phase) = (watched, Set(watched.keyFrames), .ready)
-                try await chat.prefillVideo()  // while the question is still being typed
+                prefillAhead()
             } catch {
-                if !Task.isCancelled { fail(error, watched == nil ? .noVideo : .ready) }
+                if !Task.isCancelled { fail(error, .noVideo) }
             }
         }
     }
 
-    /// Asks; the answer grows in the last turn.
-    func ask(_ question: String, _ options: AnswerOptions) {
-        guard canAsk else { return }
-        turns.append(Turn(question: question))
-        phase = .answering
-        let first = turns.count == 1
+    /// Puts the video into the cache while the question is still being typed. A question waits for it, and fails by itself where it must.
+    private func prefillAhead() {
+        prefill = Task {
+            Awake.begin()
+            defer { Awake.end() }
+            do {
+                return try await chat.prefillVideo()
+            } catch {
+                if !Task.isCancelled, phase == .ready { failure = Failure(error) }
+                return nil
+            }
+        }
+    }
+
+    /// Asks what was typed; the answer grows in the last turn. Where asking fails, the text is back in its field.
+    func ask(_ options: AnswerOptions) {
+        let asked = question.trimmingCharacters(in: .whitespacesAndNewlines)
+        guard canAsk, !asked.isEmpty else { return }
+        turns.append(Turn(question: asked))
+        (phase, question, notice) = (.answering, "", nil)
+        let (first, prefill) = (turns.count == 1, prefill)
         work = Task {
+            Awake.begin()
+            defer { Awake.end() }
             do {
                 for try await event in chat.ask(question, options: options) {
                     guard !Task.isCancelled, let last = turns.indices.last else { return }  // another video was chosen
@@ -82,13 +107,17 @@ final class Conversation: Identifiable {
                     case .text(let text): turns[last].answer += text
                     case .done(let report):
                         turns[last].report = report
-                        noteFirstToken(report, withWatching: first)
+                        let ahead = first ? await prefill?.value ?? nil : nil
+                        if !Task.isCancelled { noteFirstToken(report, withWatching: first, ahead: ahead) }
                     }
                 }
                 if !Task.isCancelled { phase = .ready }
             } catch {
                 guard !Task.isCancelled else { return }
-                turns.removeLast()  // it does not belong to the conversation
+                if turns.last?.answer.isEmpty == true {
+                    turns.removeLast()  // a question without a first token does not belong to the conversation
+                    if question.isEmpty { question = asked }
+                }
                 fail(error, .ready)
             }
         }
@@ -97,6 +126,7 @@ final class Conversation: Identifiable {
     /// Ends the answer; what was given belongs to the conversation. Ends watching too.
     func stop() {
         chat.stop()
+        prefill?.cancel()
         guard phase == .watching else { return }
         work?.cancel()
         (phase, frames) = (.noVideo, [])
@@ -111,15 +141,39 @@ final class Conversation: Identifiable {
         }
     }
 
-    func freeMemory() {
+    /// Frees what watches, which a conversation does without.
+    func memoryWarning() { Task { await chat.releaseMemory(decoder: false) } }
+
+    /// iOS ends apps in the background that hold much, and gives them no processor: everything stops and is freed, the conversation stays.
+    func enteredBackground() {
+        if phase == .watching {
+            watchesAgain = true
+            notice = "Watching stopped because the app left the screen; it begins again."
+        } else if phase == .answering {
+            notice = "The answer stopped because the app left the screen."
+        }
         stop()
         Task { await chat.releaseMemory() }
     }
 
+    /// Watches again what the background interrupted.
+    func becameActive() {
+        guard watchesAgain, let video else { return }
+        let why = notice
+        watch(video)
+        notice = why
+    }
+
     func close() async {
+        cancel()
+        await chat.close()
+    }
+
+    private func cancel() {
         chat.stop()
         work?.cancel()
-        await chat.close()
+        prefill?.cancel()
+        prefill = nil
     }
 
     private func fail(_ error: any Error, _ phase: Phase) {
@@ -127,10 +181,10 @@ final class Conversation: Identifiable {
         failure = Failure(error)
     }
 
-    private func noteFirstToken(_ report: AnswerReport, withWatching: Bool) {
+    private func noteFirstToken(_ report: AnswerReport, withWatching: Bool, ahead: Double?) {
         guard let prefill = report.firstTokenSeconds else { return }
         let order = ["read", "loading"] + GraphName.vision.map(\.rawValue)
         let stages = withWatching ? order.compactMap { name in watched?.stagesSeconds[name].map { (name: name, seconds: $0) } } : []
-        firstTokenStages = stages + [(name: "prefill", seconds: prefill)]
+        firstTokenStages = stages + (ahead.map { [(name: "prefill_ahead", seconds: $0)] } ?? []) + [(name: "prefill", seconds: prefill)]
     }
 }

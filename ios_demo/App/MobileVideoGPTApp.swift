@@ -13,11 +13,16 @@ struct MobileVideoGPTApp: App {
             RootView()
                 .environment(model)
                 .onReceive(NotificationCenter.default.publisher(for: UIApplication.didReceiveMemoryWarningNotification)) { _ in
-                    model.freeMemory()
+                    model.memoryWarning()
                 }
         }
         .onChange(of: scenePhase) { _, phase in
-            if phase == .background { model.freeMemory() }
+            switch phase {
+            case .background: model.enteredBackground()
+            case .active: model.becameActive()
+            case .inactive: break
+            @unknown default: break
+            }
         }
     }
 }

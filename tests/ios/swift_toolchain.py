@@ -53,7 +53,9 @@ class Swift:
         for place, folder in {"/proc": Path("/proc"), "/dev": Path("/dev"), **mounts}.items():
             inside = shlex.quote(f"{self.root}{place}")
             lines += [f"mkdir -p {inside}", f"mount --rbind {shlex.quote(str(folder.resolve()))} {inside}"]
-        settings = {"HOME": "/tmp", "LANG": "C.UTF-8", "PATH": "/usr/libexec/swift/bin:/usr/bin:/bin"} | dict(env)
+        # Swift's own backtraces wait for ever where a process ends while it crashes.
+        quiet = {"HOME": "/tmp", "LANG": "C.UTF-8", "SWIFT_BACKTRACE": "enable=no"}
+        settings = quiet | {"PATH": "/usr/libexec/swift/bin:/usr/bin:/bin"} | dict(env)
         inner = " ".join(shlex.quote(part) for part in ["env", "-i", *(f"{k}={v}" for k, v in settings.items()), *map(str, command)])
         work = f"cd {shlex.quote(next(iter(mounts)))} && exec {inner}"
         lines.append(f"exec chroot {root} /bin/bash -c {shlex.quote(work)}")

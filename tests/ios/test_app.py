@@ -150,17 +150,12 @@ def test_packages_declare_what_the_manifest_and_the_app_say(tiny_coreml_int4_bun
 
 
 @pytest.mark.full
-def test_the_demo_bundle_s_packages_and_golden_texts_are_what_the_app_reads(tmp_path):
+def test_the_demo_bundle_s_packages_and_tokenizer_are_what_the_app_reads(tmp_path):
     from export.build import main
 
     bundle = tmp_path / "demo"
     assert main(["--target", "coreml", "--no-verify", "--max-context", "2700", "--out", str(bundle)]) == 0
     manifest = check_packages(bundle)
-    cases = json.loads((bundle / "golden.json").read_text())["tokenizer"]
-    fields = set(
-        re.findall(r"^        let (\w+): ", (APP / "Services/TokenizerCheck.swift").read_text().split("struct Case")[1], re.MULTILINE)
-    )
-    assert cases and all(set(case) == fields for case in cases)
     assert "tokenizer.json" in manifest.files
     check_tokenizer(bundle / "tokenizer.json")
 

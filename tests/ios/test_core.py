@@ -91,7 +91,8 @@ def tested(compiler, mounts, server, demo_coreml_bundle) -> tuple[str, Path]:
     env = {"BUNDLE": "/bundle", "GRAPHS": "/shared", "RESULTS": "/shared", "SERVER": server}
     with subprocess.Popen(command, cwd=REPOSITORY) as graphs:
         try:
-            ran = compiler.run("swift", "test", "--skip-build", *SETTINGS, mounts=mounts, env=env, limit_s=LIMIT_S)
+            command = ("swift", "test", "--skip-build", "--disable-swift-testing", *SETTINGS)
+            ran = compiler.run(*command, mounts=mounts, env=env, limit_s=LIMIT_S)
         finally:
             graphs.terminate()
     output = ran.stdout + ran.stderr

@@ -9,9 +9,9 @@ struct BundleSummary: Identifiable, Sendable {
     var id: URL { folder }
     var folderName: String { folder.lastPathComponent }
 
-    /// The checkpoint's name and the recipe; the folder's name where the manifest cannot be read.
+    /// The checkpoint's name and the recipe; the folder's name where the manifest cannot be read, shortened where it is a pin.
     var title: String {
-        guard case .success(let manifest) = manifest else { return folderName }
+        guard case .success(let manifest) = manifest else { return shortened(folderName) }
         return "\(manifest.checkpointName), \(manifest.recipe)"
     }
 }
@@ -57,6 +57,12 @@ struct BundleLibrary: Sendable {
             .map { folder in BundleSummary(folder: folder, manifest: readManifest(folder)) }
     }
 
+    /// Pins of downloads that are not complete.
+    func unfinished() -> [String] {
+        let found = try? FileManager.default.contentsOfDirectory(at: folder, includingPropertiesForKeys: nil, options: .skipsHiddenFiles)
+        return (found ?? []).filter { $0.pathExtension == "part" }.map { $0.deletingPathExtension().lastPathComponent }.sorted()
+    }
+
     /// Removes a bundle, and the compiled models that only it had.
     func delete(_ bundle: BundleSummary) async throws {
         do {
@@ -83,3 +89,6 @@ struct BundleLibrary: Sendable {
         }
     }
 }
+
+/// A folder's name for a reader: of a pin's 64 digits the first twelve.
+func shortened(_ name: String) -> String { name.count == 64 ? "\(name.prefix(12))…" : name }

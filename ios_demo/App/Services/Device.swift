@@ -52,11 +52,12 @@ struct Meter: DeviceMeter {
     /// When the app began, on the clock of `monotonicSeconds`: set first of all, so that a cold start is counted.
     static let started = monotonicSeconds()
 
-    var device: String { Device.model }
+    var device: String { "cpu" }  // the host's code runs there; the backend's name says where the graphs do
     var threads: Int { ProcessInfo.processInfo.activeProcessorCount }
     var versions: [String: String] {
         let app = Bundle.main.object(forInfoDictionaryKey: "CFBundleShortVersionString") as? String
-        return ["ios": ProcessInfo.processInfo.operatingSystemVersionString, "app": app ?? "unknown"]
+        let system = ProcessInfo.processInfo.operatingSystemVersionString
+        return ["phone": Device.model, "ios": system, "app": app ?? "unknown"]
     }
 
     func peakBytes() -> Int { Device.peakFootprint }

@@ -23,7 +23,8 @@ enum Opening {
         let host = BundleHost(availableBytes: Device.availableBytes, targets: ["coreml"])
         step(.checking(0))
         let bundle = try ModelBundle.open(folder, host: host, stamps: BundleLibrary.stamps, hashing: hashing) { step(.checking($0)) }
-        let tokenizer = try bundle.tokenizerURL.map { try BundleTokenizer(reading: $0) }
+        guard let file = bundle.tokenizerURL else { throw VideoGPTError.noTokenizer }  // before minutes of compiling
+        let tokenizer = try BundleTokenizer(reading: file)
         let prepared = try await PreparedModels.prepare(bundle, units: units, store: try CompiledModels.standard()) { step(.preparing($0)) }
         return VideoChat(bundle: bundle, tokenizer: tokenizer) { bundle in
             try PackageBackend(manifest: bundle.manifest, engine: CoreMLEngine(prepared), name: "coreml-\(units.rawValue)", versions: [:])

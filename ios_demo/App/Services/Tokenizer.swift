@@ -3,7 +3,7 @@ import Hub
 import MobileVideoGPTCore
 import Tokenizers
 
-/// A bundle's tokenizer.json through swift-transformers. `TokenizerCheck` compares its ids with those of Python's `tokenizers`.
+/// A bundle's tokenizer.json through swift-transformers. The self-test compares its ids with those of Python's `tokenizers`.
 struct BundleTokenizer: Tokenizing {
     private let tokenizer: any Tokenizer
 

@@ -18,22 +18,38 @@ final class VideoReader: FrameReading {
 
     func read(_ video: URL, frames: [Int], each: @Sendable (SampledFrame) throws -> Void) async throws {
         let clip = try await clip(of: video)
-        var last: SampledFrame?  // stands in for a lost frame behind it
+        let index = clip.facts.index
+        var last: SampledFrame?  // stands in for a lost frame where its run has none that decodes
         var lost = 0  // frames before the first that decodes
-        for run in clip.facts.index.runs(of: frames) {
+        for run in index.runs(of: frames) {
             var wanted = run[...]
+            var before: (sample: CMSampleBuffer, number: Int)?
+            func give(_ sample: CMSampleBuffer, _ number: Int) throws {
+                let frame = SampledFrame(number: number, seconds: index.time(of: number), image: try clip.image(of: sample))
+                for _ in 0...lost { try each(frame) }
+                (last, lost) = (frame, 0)
+            }
             try clip.decode(run) { sample, number in
                 while let next = wanted.first, next <= number {
                     wanted.removeFirst()
-                    let seconds = clip.facts.index.time(of: number)
-                    let frame = SampledFrame(number: number, seconds: seconds, image: try clip.image(of: sample))
-                    for _ in 0...lost { try each(frame) }
-                    (last, lost) = (frame, 0)
+                    // A lost frame's nearest neighbour is the one before it or this one.
+                    if let before, index.pts[next] - index.pts[before.number] <= index.pts[number] - index.pts[next] {
+                        try give(before.sample, before.number)
+                    } else {
+                        try give(sample, number)
+                    }
                 }
+                before = (sample, number)
                 return !wanted.isEmpty
             }
             for _ in wanted {
-                if let last { try each(last) } else { lost += 1 }
+                if let before {
+                    try give(before.sample, before.number)
+                } else if let last {
+                    try each(last)
+                } else {
+                    lost += 1
+                }
             }
         }
         if last == nil { throw VideoGPTError.videoWithoutFrames }

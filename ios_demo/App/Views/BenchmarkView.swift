@@ -1,10 +1,11 @@
+import Foundation
 import MobileVideoGPTCore
 import SwiftUI
-import UIKit
 
 /// Times the bundle as `python -m runtime_py.bench` does, and shares the same JSON.
 struct BenchmarkView: View {
     @Environment(\.dismiss) private var dismiss
+    @Environment(\.scenePhase) private var scenePhase
     @State private var lines: [String] = []
     @State private var report: BenchReport?
     @State private var file: URL?
@@ -42,20 +43,23 @@ struct BenchmarkView: View {
             .sheet(item: $failure) { FailureView(failure: $0) }
         }
         .onDisappear { work?.cancel() }
+        .onChange(of: scenePhase) { _, phase in
+            if phase == .background { work?.cancel() }
+        }
     }
 
     private func start() {
         (lines, report, file) = ([], nil, nil)
-        let options = BenchOptions(newTokens: newTokens, runs: runs, source: conversation.manifest.checkpointName)
+        let options = BenchOptions(newTokens: newTokens, runs: runs, source: conversation.chat.bundle.folder.path)
         let chat = conversation.chat
-        UIApplication.shared.isIdleTimerDisabled = true
         work = Task {
+            Awake.begin()
             let (steps, sender) = AsyncStream<String>.makeStream()
             let showing = Task { for await line in steps { lines.append(line) } }
             defer {
                 sender.finish()
                 showing.cancel()
-                UIApplication.shared.isIdleTimerDisabled = false
+                Awake.end()
                 work = nil
             }
             do {

@@ -27,13 +27,24 @@ struct BundlesView: View {
                         .foregroundStyle(.secondary)
                 }
             }
+            if !model.unfinished.isEmpty {
+                Section("Unfinished downloads") {
+                    ForEach(model.unfinished, id: \.self) { pin in
+                        Text("Pin \(shortened(pin))")
+                            .swipeActions {
+                                Button("Delete", role: .destructive) { Task { await model.removeUnfinished(pin) } }
+                                    .disabled(model.download.isRunning)
+                            }
+                    }
+                }
+            }
             Section("Runs on") {
                 Picker("Units", selection: $model.units) {
                     ForEach(ComputeUnits.allCases) { Text($0.title).tag($0) }
                 }
             }
             Section {
-                Button("Download a bundle") { downloads = true }
+                Button(model.download.isRunning ? "Downloading a bundle" : "Download a bundle") { downloads = true }
             }
         }
         .navigationTitle("Mobile-VideoGPT")

@@ -11,7 +11,6 @@ struct ConversationView: View {
     @Environment(AppModel.self) private var model
     @AppStorage("answer.temperature") private var temperature = 0.0
     @AppStorage("answer.maxNewTokens") private var maxNewTokens = 256
-    @State private var question = ""
     @State private var screen: Screen?
     let conversation: Conversation
 
@@ -38,12 +37,14 @@ struct ConversationView: View {
     }
 
     @ViewBuilder private var questionBar: some View {
+        @Bindable var conversation = conversation
         HStack {
             VideoPicker { conversation.watch($0) }
             if CameraPicker.isAvailable {
                 Button { screen = .camera } label: { Image(systemName: "video") }.accessibilityLabel("Record a video")
             }
-            TextField(conversation.phase == .noVideo ? "Choose a video first" : "Ask about the video", text: $question, axis: .vertical)
+            let prompt = conversation.phase == .noVideo ? "Choose a video first" : "Ask about the video"
+            TextField(prompt, text: $conversation.question, axis: .vertical)
                 .lineLimit(1...4)
                 .textFieldStyle(.roundedBorder)
                 .onSubmit(ask)
@@ -52,7 +53,7 @@ struct ConversationView: View {
             } else {
                 Button(action: ask) { Image(systemName: "arrow.up.circle.fill") }
                     .accessibilityLabel("Ask")
-                    .disabled(!conversation.canAsk || words.isEmpty)
+                    .disabled(!conversation.canAsk || hasNoWords)
             }
         }
         .padding()
@@ -75,12 +76,10 @@ struct ConversationView: View {
         }
     }
 
-    private var words: String { question.trimmingCharacters(in: .whitespacesAndNewlines) }
+    private var hasNoWords: Bool { conversation.question.trimmingCharacters(in: .whitespacesAndNewlines).isEmpty }
 
     private func ask() {
-        guard conversation.canAsk, !words.isEmpty else { return }
-        conversation.ask(words, AnswerOptions(temperature: temperature, topP: temperature > 0 ? 0.9 : 1, maxNewTokens: maxNewTokens))
-        question = ""
+        conversation.ask(AnswerOptions(temperature: temperature, topP: temperature > 0 ? 0.9 : 1, maxNewTokens: maxNewTokens))
     }
 }
 

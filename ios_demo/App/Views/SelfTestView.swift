@@ -4,8 +4,8 @@ import SwiftUI
 /// Runs the bundle's golden frames and golden texts on this device and says how far they are from the model's.
 struct SelfTestView: View {
     @Environment(\.dismiss) private var dismiss
+    @Environment(\.scenePhase) private var scenePhase
     @State private var report: SelfTestReport?
-    @State private var tokenizer: TokenizerCheck?
     @State private var step: String?
     @State private var failure: Failure?
     @State private var work: Task<Void, Never>?
@@ -28,15 +28,18 @@ struct SelfTestView: View {
                     Text("The bundle's own frames through the whole pipeline, beside what the model computed when the bundle was built.")
                 }
                 if let report {
-                    Section("Pipeline") { verdict(report.passed, report.line) }
+                    Section(report.passed ? "Passed" : "Failed") {
+                        ForEach(report.checks, id: \.name) { check in
+                            let line = "\(check.name.replacing("_", with: " ")): \(check.detail)"
+                            Label(line, systemImage: check.passed ? "checkmark.circle" : "xmark.octagon")
+                                .foregroundStyle(check.passed ? .green : .red)
+                        }
+                    }
                     Section("Took") {
                         ForEach(report.stagesSeconds.sorted { $0.key < $1.key }, id: \.key) { name, value in
                             LabeledContent(name.replacing("_", with: " ")) { Text(seconds(value)).monospacedDigit() }
                         }
                     }
-                }
-                if let tokenizer {
-                    Section("Tokenizer") { verdict(tokenizer.passed, tokenizer.line) }
                 }
             }
             .navigationTitle("Self-test")
@@ -48,25 +51,25 @@ struct SelfTestView: View {
             .sheet(item: $failure) { FailureView(failure: $0) }
         }
         .onDisappear { work?.cancel() }
-    }
-
-    private func verdict(_ passed: Bool, _ line: String) -> some View {
-        Label(line, systemImage: passed ? "checkmark.circle" : "xmark.octagon").foregroundStyle(passed ? .green : .red)
+        .onChange(of: scenePhase) { _, phase in
+            if phase == .background { work?.cancel() }
+        }
     }
 
     private func start() {
-        (report, tokenizer) = (nil, nil)
+        report = nil
         let chat = conversation.chat
         work = Task {
+            Awake.begin()
             let (steps, sender) = AsyncStream<String>.makeStream()
             let showing = Task { for await line in steps { step = line } }
             defer {
                 sender.finish()
                 showing.cancel()
+                Awake.end()
                 work = nil
             }
             do {
-                tokenizer = try await TokenizerCheck.run(chat.bundle)
                 report = try await chat.selfTest { sender.yield($0) }
             } catch is CancellationError {
             } catch {

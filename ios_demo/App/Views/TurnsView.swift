@@ -18,6 +18,9 @@ struct TurnsView: View {
                             .foregroundStyle(.secondary)
                     }
                     ForEach(conversation.turns) { TurnView(turn: $0).id($0.id) }
+                    if let notice = conversation.notice {
+                        Text(notice).font(.caption).foregroundStyle(.secondary)
+                    }
                     if conversation.phase == .watching {
                         ProgressView("Watching")
                     }

@@ -21,7 +21,7 @@ public struct BenchOptions: Sendable, Equatable {
 
 /// What an app knows of its device and process.
 public protocol DeviceMeter: Sendable {
-    /// The device's name in the report: Apple's name of the model, for example.
+    /// As Python's bench names the device that the host code runs on: `cpu`. The phone's model is one of `versions`.
     var device: String { get }
     var threads: Int { get }
     /// Of the system and the app, beside the backend's.

@@ -42,17 +42,19 @@ public enum VideoGPTError: Error, Equatable, Sendable {
     case cannotWrite(path: String, reason: String)
 
     /// What a screen is about.
-    public enum Family: Sendable { case bundle, memory, video, question, download }
+    public enum Family: Sendable { case bundle, memory, computing, video, question, download, storage }
 
     public var family: Family {
         switch self {
         case .notABundle, .missingFile, .unreadableFile, .changedFile, .invalidManifest, .newerSchema, .olderSchema, .wrongTarget,
-            .missingOperators, .noTokenizer, .unreadableTokenizer, .invalidGolden, .graphFailed, .logitsNotFinite:
+            .missingOperators, .noTokenizer, .unreadableTokenizer, .invalidGolden:
             .bundle
+        case .graphFailed, .logitsNotFinite: .computing
         case .doesNotFitMemory: .memory
         case .videoUnreadable, .noVideoTrack, .unsupportedPixels, .videoWithoutFrames: .video
         case .promptTooLong, .promptInvalid, .optionOutOfRange, .outOfOrder: .question
-        case .badAddress, .invalidPin, .offline, .serverRefused, .wrongPin, .invalidChecksums, .diskFull, .cannotWrite: .download
+        case .badAddress, .invalidPin, .offline, .serverRefused, .wrongPin, .invalidChecksums, .diskFull: .download
+        case .cannotWrite: .storage
         }
     }
 

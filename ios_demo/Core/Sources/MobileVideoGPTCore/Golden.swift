@@ -40,7 +40,24 @@ public struct Golden: Sendable {
                 ids: try part("ids").list { try $0.int() },
                 selectedFrames: try part("selected_frames").list { try $0.list { try $0.int() } },
                 frameScores: try array(part("frame_scores")).floats(), greedyIDs: try part("greedy_ids").list { try $0.int() },
-                lastLogits: try array(part("last_logits")).floats().data, threshold: try part("threshold").double())
+                lastLogits: try array(part("last_logits")).floats().data, metric: try part("metric").choice("row", "max"),
+                threshold: try part("threshold").double(), equalIDs: try part("equal_ids").optional { try $0.int(from: 0) })
+        }
+    }
+
+    /// Pictures and what each encoder sees of them.
+    func pictures() throws -> [GoldenPicture] {
+        try checked { place in
+            try place.map { $0 }["resize"]?.list { place in
+                let all = try place.object("name", "source", "clip", "video")
+                let source = try array(all["source"])
+                guard source.shape.count == 3, source.shape[2] == 3 else {
+                    throw JSONError(line: "a picture has the shape \(source.shape)")
+                }
+                return GoldenPicture(
+                    source: RGBImage(width: source.shape[1], height: source.shape[0], data: try source.bytes()),
+                    clip: try array(all["clip"]).bytes(), video: try array(all["video"]).bytes())
+            } ?? []
         }
     }
 
@@ -101,6 +118,13 @@ public struct Golden: Sendable {
     }
 }
 
+/// A picture, and what the image encoder and the video encoder see of it, [224, 224, 3] each.
+struct GoldenPicture {
+    let source: RGBImage
+    let clip: [UInt8]
+    let video: [UInt8]
+}
+
 /// A text, its ids, the text that each id completes when streamed, and what remains at the end.
 struct GoldenText {
     let text: String
@@ -142,6 +166,11 @@ public struct GoldenReference: Sendable {
     public let greedyIDs: [Int]
     /// [V], behind the prompt.
     public let lastLogits: [Float]
-    /// The bound of the error of `lastLogits`: the norm of the difference by the norm of the reference's.
+    /// Of the error of `lastLogits`: `row`, the norm of the difference by the norm of the reference's, or `max`, the largest difference by
+    /// the largest magnitude.
+    public let metric: String
+    /// The bound of that error.
     public let threshold: Double
+    /// Greedy steps in which the bundle gave the reference's id on the building machine; nil where it did not run there.
+    public let equalIDs: Int?
 }

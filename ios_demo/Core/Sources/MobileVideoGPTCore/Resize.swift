@@ -22,6 +22,18 @@ func clipImage(_ image: RGBImage, side: Int) -> [UInt8] {
     let top = (size.height - side) / 2
     let columns = BicubicTaps(from: width, to: size.width, range: left..<left + side)
     let rows = BicubicTaps(from: height, to: size.height, range: top..<top + side)
+    // Each pass rounds to bytes, so their order shows. Pillow 13 begins with the columns where that takes away many more rows.
+    let (lostRows, lostColumns) = (height - size.height, width - size.width)
+    if lostRows > 0 && lostRows > 2 * lostColumns {
+        let low = [UInt8](unsafeUninitializedCapacity: side * width * 3) { out, count in
+            image.data.withUnsafeBufferPointer { rows.downColumns(of: $0, width: width, first: 0, into: out) }
+            count = side * width * 3
+        }  // [side, width, 3]
+        return [UInt8](unsafeUninitializedCapacity: side * side * 3) { out, count in
+            low.withUnsafeBufferPointer { columns.acrossRows(of: $0, width: width, rows: 0..<side, into: out) }
+            count = side * side * 3
+        }
+    }
     let first = rows.starts.min() ?? 0
     let needed = (0..<side).map { rows.starts[$0] + rows.counts[$0] }.max() ?? height
     let narrow = [UInt8](unsafeUninitializedCapacity: (needed - first) * side * 3) { out, count in

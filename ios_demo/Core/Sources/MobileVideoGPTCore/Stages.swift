@@ -1,13 +1,16 @@
 import Foundation
 
-/// What watching a clip gives: the tokens that replace the placeholders, [V, D], and each chunk's key frames.
+/// What watching a clip gives: the tokens that replace the placeholders, [V, D], the frames' scores, and the key frames that were chosen by
+/// them, [2, 8] and [2, 4], the latter counted within their chunk.
 struct Seen {
     let tokens: FloatTensor
+    let frameScores: [[Float]]
     let selected: [[Int]]
 }
 
-/// The tokens that replace the placeholders: image tokens in frame order, then video tokens. Between graphs it can be cancelled.
-func visualTokens(_ backend: any GraphBackend, _ pixels: Pixels) throws -> Seen {
+/// The tokens that replace the placeholders: image tokens in frame order, then video tokens. `forced`: key frames that go on in place of
+/// the chosen ones. Between graphs it can be cancelled.
+func visualTokens(_ backend: any GraphBackend, _ pixels: Pixels, forced: [[Int]]? = nil) throws -> Seen {
     let preprocessing = backend.manifest.preprocessing
     let (chunks, frames) = (preprocessing.chunks, preprocessing.chunkFrames)
     func run(_ graph: GraphName, _ input: FloatTensor) throws -> FloatTensor {
@@ -23,11 +26,11 @@ func visualTokens(_ backend: any GraphBackend, _ pixels: Pixels) throws -> Seen 
     let selected = selectKeyFrames(
         rows, topk: preprocessing.topk, count: preprocessing.keyFramesPerChunk, tie: preprocessing.tieTolerance)
     let keyFrames = FloatTensor.concatenated(
-        keyFrameIndices(selected, preprocessing).map { pixels.video.slice($0..<$0 + 1) })  // [8, 3, 224, 224]
+        keyFrameIndices(forced ?? selected, preprocessing).map { pixels.video.slice($0..<$0 + 1) })  // [8, 3, 224, 224]
     let encoded = try run(.videoEncoder, keyFrames.reshaped([1] + keyFrames.shape))  // [8, P, C]
     let image = try run(.imageProjector, features)
     let video = try run(.videoProjector, encoded)
-    return Seen(tokens: .concatenated([image, video]), selected: selected)
+    return Seen(tokens: .concatenated([image, video]), frameScores: rows, selected: selected)
 }
 
 /// Key frames within chunks as indices of all frames, ascending.

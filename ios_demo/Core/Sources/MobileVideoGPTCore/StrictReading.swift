@@ -26,6 +26,9 @@ struct Place {
         try Dictionary(uniqueKeysWithValues: members().map { ($0, try read(Place($1, path: join($0)))) })
     }
 
+    /// nil for null.
+    func optional<Value>(_ read: (Place) throws -> Value) throws -> Value? { value == .null ? nil : try read(self) }
+
     func list<Value>(_ read: (Place) throws -> Value) throws -> [Value] {
         guard case .array(let items) = value else { throw refusal("a list") }
         return try items.enumerated().map { try read(Place($1, path: "\(path)[\($0)]")) }

@@ -34,6 +34,6 @@ public protocol FrameReading: Sendable {
     /// Counts a video's frames, without decoding them where that can be had.
     func open(_ video: URL) async throws -> VideoInfo
     /// Decodes the frames of these ascending numbers and hands them over one by one, in order; a frame that cannot be decoded is replaced
-    /// by its nearest neighbour. Frames are not kept: sixteen of a large video may be a gigabyte.
+    /// by its nearest neighbour, under the neighbour's number. Frames are not kept: sixteen of a large video may be a gigabyte.
     func read(_ video: URL, frames: [Int], each: @Sendable (SampledFrame) throws -> Void) async throws
 }

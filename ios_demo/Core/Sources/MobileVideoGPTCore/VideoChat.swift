@@ -55,7 +55,8 @@ public struct AnswerReport: Sendable, Equatable {
 
 /// A bundle, a video and a conversation, for an app: everything is computed on one worker queue of its own, answers come as a stream.
 ///
-/// Calls wait for each other in their order. `stop` ends the answers that are being given or wait. Errors are `VideoGPTError`s.
+/// One call computes at a time; while `watch` reads a video, others may come between. `stop` ends the answers that are being given or wait.
+/// Errors are `VideoGPTError`s.
 public actor VideoChat {
     public nonisolated let bundle: ModelBundle
     public nonisolated var unownedExecutor: UnownedSerialExecutor { worker.asUnownedSerialExecutor() }
@@ -85,27 +86,39 @@ public actor VideoChat {
         let preprocessing = bundle.manifest.preprocessing
         let info = try await reader.open(video)
         let picked = try pickFrames(total: info.frames, fps: info.fps, frames: preprocessing.frames)
-        let builder = Mutex(PixelsBuilder(preprocessing))
+        let builder = Mutex((pixels: PixelsBuilder(preprocessing), numbers: [Int]()))
         try await reader.read(video, frames: picked) { sampled in
             try Task.checkCancellation()
-            builder.withLock { $0.add(sampled.image) }
+            builder.withLock {
+                $0.pixels.add(sampled.image)
+                $0.numbers.append(sampled.number)
+            }
             frame(sampled)
         }
-        let built = builder.withLock { $0 }
+        let (built, numbers) = builder.withLock { $0 }
         guard built.count > 0 else { throw VideoGPTError.videoWithoutFrames }
         let keyFrames = try watch(built.finish())
         let seconds = try open().stagesSeconds
         let read = monotonicSeconds() - started - seconds.values.reduce(0, +)
+        let lost = zip(numbers, picked).count { $0 != $1 }
+        let replaced = lost > 0 ? ["\(lost) of \(picked.count) frames could not be decoded: their nearest neighbours are used"] : []
         return Watched(
             frames: picked, keyFrames: keyFrames.filter { $0 < built.count },
-            stagesSeconds: seconds.merging(["read": read]) { $1 }, warnings: info.warnings)
+            stagesSeconds: seconds.merging(["read": read]) { $1 }, warnings: info.warnings + replaced)
     }
 
     /// Takes in resized frames and begins a conversation. Returns the key frames' indices of 16.
     public func watch(_ pixels: Pixels) throws -> [Int] { try open().watch(pixels) }
 
-    /// Puts the video into the cache while the question is still being typed.
-    public func prefillVideo() throws { try open().prefillVideo() }
+    /// Puts the video into the cache while the question is still being typed; the seconds that it took. Ends with `CancellationError`, and
+    /// the video not in the cache, where the calling task is cancelled.
+    @discardableResult
+    public func prefillVideo() throws -> Double {
+        let started = monotonicSeconds()
+        try Task.checkCancellation()
+        try open().prefillVideo()
+        return monotonicSeconds() - started
+    }
 
     /// Asks; the answer comes as text. A stream that is not read on, or whose task is cancelled, stops the answer: what was given belongs
     /// to the conversation.
@@ -131,12 +144,16 @@ public actor VideoChat {
     /// Begins another conversation about the same video.
     public func startOver() throws { try open().startOver() }
 
-    /// Frees all graphs, for the background or where memory is short. The conversation stays: the next question feeds it in again.
-    public func releaseMemory() { session?.releaseMemory() }
+    /// Frees all graphs, for the background: the conversation stays, and the next question feeds it in again. With `decoder` false only
+    /// those that watch, where memory is short: the cache stays too. A backend that was not used yet may hold graphs as well.
+    public func releaseMemory(decoder: Bool = true) {
+        guard let session = try? open() else { return }  // what cannot be made holds nothing
+        if decoder { session.releaseMemory() } else { session.backend.release(GraphName.vision) }
+    }
 
     /// Frees everything, the conversation too; the next call begins anew.
     public func close() {
-        session?.releaseMemory()
+        releaseMemory()
         session = nil
     }
 

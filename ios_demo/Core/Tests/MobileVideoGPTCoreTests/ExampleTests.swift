@@ -2,8 +2,8 @@ import Foundation
 import MobileVideoGPTCore
 import XCTest
 
-/// The package's API as an app uses it: docs/embedding.md quotes what stands between the marks. It is compiled, and run by the tests'
-/// doubles; an app brings CryptoKit, swift-transformers, AVFoundation and Core ML in their places.
+/// The package's API as an app uses it: ios_demo/README.md says how. It is compiled, and run by the tests' doubles; an app brings
+/// CryptoKit, swift-transformers, AVFoundation and Core ML in their places.
 // example begins
 func describe(
     _ video: URL, bundle folder: URL, hashing: any Hashing, reader: any FrameReading, tokenizer: any Tokenizing,

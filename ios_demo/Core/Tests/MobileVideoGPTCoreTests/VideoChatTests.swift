@@ -7,6 +7,7 @@ import XCTest
 private struct Reader: FrameReading {
     var frames = 40
     var fails = false
+    var loses = 0  // this many of the first frames are replaced by the one behind them
 
     func open(_ video: URL) async throws -> VideoInfo { VideoInfo(frames: frames, fps: 2, warnings: ["it ends early"]) }
 
@@ -14,9 +15,17 @@ private struct Reader: FrameReading {
         for number in frames {
             if fails, number > 0 { throw VideoGPTError.videoUnreadable(reason: "r") }
             let image = RGBImage(width: 12, height: 10, data: Array(repeating: UInt8(number * 3), count: 360))
-            try each(SampledFrame(number: number, seconds: Double(number) / 2, image: image))
+            let shown = max(number, frames[min(loses, frames.count - 1)])
+            try each(SampledFrame(number: shown, seconds: Double(shown) / 2, image: image))
         }
     }
+}
+
+/// A spy that the test sees while a chat has it: never while a call runs.
+private final class Kept: @unchecked Sendable {
+    let spy: Spy
+
+    init(_ manifest: Manifest) { spy = Spy(manifest) }
 }
 
 /// The facade: one worker, streams of text, stopping, releasing.
@@ -26,6 +35,11 @@ final class VideoChatTests: XCTestCase {
     private func chat(tokenizer: (any Tokenizing)? = ByteTokenizer()) throws -> VideoChat {
         let bundle = ModelBundle(folder: URL(filePath: "/bundle"), manifest: try Fixture.manifest())
         return VideoChat(bundle: bundle, tokenizer: tokenizer) { Spy($0.manifest) }
+    }
+
+    private func chat(_ kept: Kept) throws -> VideoChat {
+        let bundle = ModelBundle(folder: URL(filePath: "/bundle"), manifest: kept.spy.manifest)
+        return VideoChat(bundle: bundle, tokenizer: ByteTokenizer()) { _ in kept.spy }
     }
 
     private func events(_ stream: AsyncThrowingStream<AnswerEvent, any Error>) async throws -> (text: String, report: AnswerReport?) {
@@ -166,6 +180,46 @@ final class VideoChatTests: XCTestCase {
         }
         XCTAssertEqual(found[0].0, found[1].0)
         XCTAssertEqual(found[0].1, found[1].1)
+    }
+
+    func testLostFramesAreSaid() async throws {
+        let watched = try await chat().watch(video, reader: Reader(loses: 2))
+        XCTAssertEqual(watched.warnings, ["it ends early", "2 of 16 frames could not be decoded: their nearest neighbours are used"])
+    }
+
+    func testACancelledPrefillLeavesTheVideoOutOfTheCache() async throws {
+        let kept = Kept(try Fixture.manifest())
+        let chat = try chat(kept)
+        _ = try await chat.watch(video, reader: Reader())
+        let task = Task {
+            withUnsafeCurrentTask { $0?.cancel() }
+            return try await chat.prefillVideo()
+        }
+        do {
+            _ = try await task.value
+            XCTFail("it was cancelled")
+        } catch { XCTAssertTrue(error is CancellationError, "\(error)") }
+        XCTAssertEqual(kept.spy.decoded, [])
+        _ = try await events(chat.ask("What?", options: AnswerOptions(maxNewTokens: 2)))
+        XCTAssertGreaterThan(kept.spy.decoded[0], Fixture.visualTokens)
+    }
+
+    /// What was loaded ahead goes too, before the first session.
+    func testMemoryIsReleasedInTwoSteps() async throws {
+        let kept = Kept(try Fixture.manifest())
+        kept.spy.load(GraphName.allCases)
+        let chat = try chat(kept)
+        await chat.releaseMemory(decoder: false)
+        XCTAssertEqual(kept.spy.loaded, [.tokenEmbedding, .decoder])
+        await chat.releaseMemory()
+        XCTAssertEqual(kept.spy.loaded, [])
+        _ = try await chat.watch(video, reader: Reader())
+        try await chat.prefillVideo()
+        await chat.releaseMemory(decoder: false)  // the cache stays: what `Spy` would stop the test without
+        _ = try await events(chat.ask("What?", options: AnswerOptions(maxNewTokens: 2)))
+        XCTAssertEqual(kept.spy.decoded.count, 3)
+        XCTAssertGreaterThan(kept.spy.decoded[0], Fixture.visualTokens)
+        XCTAssertLessThan(kept.spy.decoded[1], Fixture.visualTokens)
     }
 
     func testAClosedChatBeginsAnew() async throws {
