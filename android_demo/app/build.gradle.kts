@@ -2,7 +2,7 @@ plugins {
     alias(libs.plugins.android.application)
 }
 
-// With -PexecutorchAar=FILE an ExecuTorch of one's own, which holds this project's kernels (kernels/CMakeLists.txt).
+// With -PexecutorchAar=FILE an ExecuTorch of one's own, which holds this project's kernels (kernels/mobile_videogpt_kernels.cmake).
 val executorchAar = providers.gradleProperty("executorchAar").orNull
 
 android {

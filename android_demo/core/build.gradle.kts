@@ -35,7 +35,7 @@ kotlin {
     }
 }
 
-// With -PexecutorchAar=FILE an ExecuTorch of one's own, which holds this project's kernels (kernels/CMakeLists.txt).
+// With -PexecutorchAar=FILE an ExecuTorch of one's own, which holds this project's kernels (kernels/mobile_videogpt_kernels.cmake).
 val executorchAar = providers.gradleProperty("executorchAar").orNull
 
 dependencies {

@@ -94,6 +94,7 @@ def write_vectors(folder: Path, tokenizer: Path, seed: int = 0, images: int = 40
             "last_logits": writer.array(np.array([0.5, -1.0], np.float32)),
             "metric": "row",
             "threshold": 0.25,
+            "equal_ids": None,
         },
     }
     library = Tokenizer.from_file(str(tokenizer))

@@ -38,7 +38,7 @@ import org.mobilevideogpt.core.visualTokens
 fun main(args: Array<String>) {
     val (folder, stamps) = args.take(2).map(::File)
     val threads = args[2].toInt()
-    val host = Host(Long.MAX_VALUE, customOperators = System.getProperty("fused") != null)
+    val host = Host({ Long.MAX_VALUE }, customOperators = System.getProperty("fused") != null)
     val chat = VideoChat { ExecuTorchBackend(it, threads) }
     say(heard<Bundle> { chat.open(folder, host, stamps, it) }) { put("folder", it.folder.name) }
     for (line in File(args[3]).readLines()) {

@@ -52,6 +52,7 @@ class BenchmarkActivity : Activity() {
             model.bundle == null -> getString(R.string.status_no_bundle)
             else -> model.bundle?.folder?.name
         }
+        findViewById<TextView>(R.id.status).keepScreenOn = model.keepsScreenOn
         findViewById<TextView>(R.id.result).text = report?.let(::table)
     }
 

@@ -2,7 +2,7 @@ package org.mobilevideogpt.demo
 
 import android.content.Context
 import java.io.File
-import org.mobilevideogpt.core.MANIFEST_FILE
+import org.mobilevideogpt.core.bundlesIn
 
 /** The bundles on this phone, one folder each, where `adb push` and downloads put them; and which of them is used. */
 class BundleLibrary(context: Context) {
@@ -14,9 +14,8 @@ class BundleLibrary(context: Context) {
 
     private val preferences = context.getSharedPreferences("library", Context.MODE_PRIVATE)
 
-    /** Folders with a manifest in them, by name, but for downloads that are not whole yet. Reads the disk. */
-    fun bundles(): List<File> =
-        folder.listFiles { file -> File(file, MANIFEST_FILE).isFile && file.extension != "part" }.orEmpty().sortedBy { it.name }
+    /** Reads the disk. */
+    fun bundles(): List<File> = bundlesIn(folder)
 
     fun choose(bundle: File) = preferences.edit().putString(CHOSEN, bundle.name).apply()
 

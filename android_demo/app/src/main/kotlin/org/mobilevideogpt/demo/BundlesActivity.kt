@@ -9,6 +9,7 @@ import android.widget.EditText
 import android.widget.LinearLayout
 import android.widget.ProgressBar
 import android.widget.TextView
+import android.widget.Toast
 import java.io.File
 import kotlin.concurrent.thread
 import org.mobilevideogpt.core.Manifest
@@ -21,6 +22,7 @@ class BundlesActivity : Activity() {
     private val observer: () -> Unit = ::show
     private var listed: List<ListedBundle> = emptyList()
     private var arrived: File? = null // when the list was read last
+    private var shown: Any? = null // what the rows were made of
 
     /** A bundle's folder, and what its manifest says, or why it cannot be read. */
     private class ListedBundle(val folder: File, val manifest: Manifest?, val failure: VideoGptException?)
@@ -75,6 +77,7 @@ class BundlesActivity : Activity() {
             if (progress != null && progress.totalBytes > 0) this.progress = (1000 * progress.doneBytes / progress.totalBytes).toInt()
         }
         text(R.id.status).text = status()
+        text(R.id.status).keepScreenOn = model.keepsScreenOn
     }
 
     private fun status(): String {
@@ -99,7 +102,11 @@ class BundlesActivity : Activity() {
         return (listOf(title) + lines).joinToString("\n")
     }
 
+    /** Rows are made anew only where what they show has changed, or a press on one of their buttons would be lost. */
     private fun showList() {
+        val made = Triple(listed, model.bundle, model.work)
+        if (made == shown) return
+        shown = made
         val list = findViewById<LinearLayout>(R.id.list)
         list.removeAllViews()
         for (bundle in listed) list.addView(row(bundle, list))
@@ -144,8 +151,11 @@ class BundlesActivity : Activity() {
             .setMessage(getString(R.string.delete_question, folder.name))
             .setPositiveButton(R.string.delete) { _, _ ->
                 thread(name = "delete") {
-                    model.library.delete(folder)
-                    runOnUiThread(::readList)
+                    val deleted = model.library.delete(folder)
+                    runOnUiThread {
+                        if (!deleted) Toast.makeText(this, R.string.not_deleted, Toast.LENGTH_LONG).show()
+                        readList()
+                    }
                 }
             }
             .setNegativeButton(R.string.cancel, null)

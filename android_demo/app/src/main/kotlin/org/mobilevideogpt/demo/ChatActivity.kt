@@ -87,9 +87,11 @@ class ChatActivity : Activity() {
         text(R.id.bundle).text = model.bundle?.folder?.name ?: getString(R.string.no_bundle)
         findViewById<ProgressBar>(R.id.progress).visibility = visible(busy)
         text(R.id.status).text = status()
+        text(R.id.status).keepScreenOn = model.keepsScreenOn
         strip.show(model.video)
         showTurns()
         showFailure()
+        showUnasked()
         text(R.id.panel).text = panelText(this, model.cost, model.device)
         findViewById<Button>(R.id.ask).apply {
             setText(if (busy) R.string.stop else R.string.ask)
@@ -130,6 +132,12 @@ class ChatActivity : Activity() {
         if ("${view.text}" == shown + note) return // a selection of the user's stays
         view.text = shown + note
         findViewById<ScrollView>(R.id.scroll).apply { post { fullScroll(View.FOCUS_DOWN) } }
+    }
+
+    /** A question that was not taken goes back where it was typed, unless another is typed there already. */
+    private fun showUnasked() {
+        val field = findViewById<EditText>(R.id.question)
+        if ("${field.text}".isEmpty()) model.takeUnasked()?.let { field.setText(it) }
     }
 
     /** A failure stands in place of the conversation until its button is pressed or other work begins. */

@@ -56,6 +56,9 @@ class ChatModel(private val context: Context) {
     var work = Work.NONE
         private set
 
+    /** The system ends the work when the screen goes off, as [trimMemory] says: it stays on meanwhile. */
+    val keepsScreenOn: Boolean get() = work != Work.NONE || downloads.running
+
     /** How far the work is: a graph's name, a line of the benchmark, or null. */
     var progress: String? = null
         private set
@@ -76,6 +79,7 @@ class ChatModel(private val context: Context) {
     private val observers = ArrayList<() -> Unit>()
     private var current: Task<*>? = null
     private var videoUri: Uri? = null // chosen, perhaps not read yet
+    private var unasked: String? = null
 
     /** Calls [observer] now and after each change, until [forget]. */
     fun observe(observer: () -> Unit) {
@@ -110,6 +114,7 @@ class ChatModel(private val context: Context) {
 
     fun watch(uri: Uri) {
         videoUri = uri
+        if (work == Work.OPENING) return // it is watched when the bundle is open
         if (bundle == null) {
             fail(VideoGptException.BadPrompt(context.getString(R.string.choose_bundle_first)))
             return
@@ -135,15 +140,18 @@ class ChatModel(private val context: Context) {
 
             override fun finished(result: Answer) {
                 turn.ending = result.ending
-                cost = result
+                if (turn in turns) cost = result // else another conversation has begun since
             }
 
             override fun dropped() {
                 turn.ending = Ending.STOPPED
-                if (turn.answer.isEmpty()) turns -= turn // it never began, and does not belong to the conversation
+                if (turn.answer.isEmpty() && turns.remove(turn)) unasked = question // it never began: not of the conversation
             }
         }))
     }
+
+    /** A question that never came to an answer, once: to be put back into the field. */
+    fun takeUnasked(): String? = unasked.also { unasked = null }
 
     fun stop() {
         if (work == Work.READING || work == Work.WATCHING) videoUri = null // not wanted any more

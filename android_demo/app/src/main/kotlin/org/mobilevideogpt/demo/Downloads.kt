@@ -3,6 +3,7 @@ package org.mobilevideogpt.demo
 import android.os.Handler
 import android.os.Looper
 import java.io.File
+import java.util.concurrent.atomic.AtomicReference
 import kotlin.concurrent.thread
 import org.mobilevideogpt.core.Download
 import org.mobilevideogpt.core.DownloadProgress
@@ -36,9 +37,10 @@ class Downloads(private val host: () -> Host, private val store: File, private v
         failure = null
         arrived = null
         changed()
+        val newest = AtomicReference<DownloadProgress?>()
         thread(name = "download") {
             try {
-                val folder = begun.run({ manifest -> checkHost(manifest, host()) }, { news -> onMain { progress = news } })
+                val folder = begun.run({ manifest -> checkHost(manifest, host()) }, { show(begun, it, newest) })
                 onMain {
                     arrived = folder
                     download = null
@@ -56,10 +58,26 @@ class Downloads(private val host: () -> Host, private val store: File, private v
         download?.cancel()
     }
 
+    /** Every buffer of the network brings progress: only the [newest] is kept, and one post waits at a time. */
+    private fun show(begun: Download, progress: DownloadProgress, newest: AtomicReference<DownloadProgress?>) {
+        if (newest.getAndSet(progress) != null) return // the post that waits shows this one
+        main.postDelayed({
+            val shown = newest.getAndSet(null)
+            if (download === begun) {
+                this.progress = shown
+                changed()
+            }
+        }, PROGRESS_MS)
+    }
+
     private fun onMain(news: () -> Unit) {
         main.post {
             news()
             changed()
         }
+    }
+
+    private companion object {
+        const val PROGRESS_MS = 200L
     }
 }

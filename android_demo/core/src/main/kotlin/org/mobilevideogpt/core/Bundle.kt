@@ -9,11 +9,11 @@ private const val TOKENIZER_FILE = "tokenizer.json"
 /**
  * What this phone and this app bring along.
  *
- * availableBytes: memory that may be used. customOperators: whether the app was linked with this project's kernels. targets and
- * delegates: what its runtime runs, in the manifest's words.
+ * availableBytes: memory that may be used, asked when a bundle is checked: the one before it is freed by then. customOperators: whether
+ * the app was linked with this project's kernels. targets and delegates: what its runtime runs, in the manifest's words.
  */
 class Host(
-    val availableBytes: Long,
+    val availableBytes: () -> Long,
     val customOperators: Boolean,
     val targets: Set<String> = setOf("executorch"),
     val delegates: Set<String> = setOf("xnnpack", "none"),
@@ -36,6 +36,11 @@ class Bundle internal constructor(val folder: File, val manifest: Manifest) {
     /** The golden vectors that the build stored. Errors as of [Golden.read]. */
     fun golden(): Golden = Golden.read(folder)
 }
+
+/** Folders of [store] with a manifest in them, by name; not those of a push (hidden) or of a download (`.part`) that is not whole yet. */
+fun bundlesIn(store: File): List<File> =
+    store.listFiles { file -> !file.name.startsWith(".") && file.extension != "part" && File(file, MANIFEST_FILE).isFile }
+        .orEmpty().sortedBy { it.name }
 
 /**
  * Checks a bundle and returns it. Every byte is hashed the first time, after a change, and whenever [verify] is true; else sizes and
@@ -68,9 +73,8 @@ fun checkHost(manifest: Manifest, host: Host) {
     if (!host.customOperators && (manifest.kernels == "fused" || manifest.customOperators.isNotEmpty())) {
         throw VideoGptException.MissingOperators(manifest.customOperators)
     }
-    if (manifest.expectedMemoryBytes > host.availableBytes) {
-        throw VideoGptException.DoesNotFit(manifest.expectedMemoryBytes, host.availableBytes)
-    }
+    val available = host.availableBytes()
+    if (manifest.expectedMemoryBytes > available) throw VideoGptException.DoesNotFit(manifest.expectedMemoryBytes, available)
 }
 
 /** The manifest's digest, and size and modification time of every file, once each is as large as the manifest says. */

@@ -32,6 +32,7 @@ class Golden private constructor(fields: Fields, arrays: Arrays) {
     /**
      * The whole pipeline: upright frames and a prompt's ids, and what the eager model makes of them. The error of [lastLogits] is the norm
      * of the difference by the norm of the reference ([metric] `row`), or the largest difference by the largest magnitude (`max`).
+     * [equalIds]: greedy steps in which the bundle gave the model's id on the building machine, null where it did not run there.
      */
     class Reference(
         val frames: List<RgbImage>,
@@ -42,6 +43,7 @@ class Golden private constructor(fields: Fields, arrays: Arrays) {
         val lastLogits: FloatArray,
         val metric: String,
         val threshold: Double,
+        val equalIds: Int?,
     )
 
     val pickFrames: List<FramePicking> = fields.cases("pick_frames") {
@@ -72,7 +74,7 @@ class Golden private constructor(fields: Fields, arrays: Arrays) {
         Reference(
             arrays.images(this, "frames"), ints("ids").toIntArray(), rows("selected_frames"), arrays.floats(this, "frame_scores"),
             ints("greedy_ids").toIntArray(), arrays.floats(this, "last_logits").data, choice("metric", listOf("row", "max")),
-            number("threshold"),
+            number("threshold"), get("equal_ids")?.let { Fields.int(it, place("equal_ids"), minimum = 0) },
         )
     }
 

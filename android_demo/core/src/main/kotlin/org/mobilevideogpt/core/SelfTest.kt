@@ -62,7 +62,7 @@ private fun pipelineChecks(reference: Golden.Reference, backend: GraphBackend): 
         "last_logits", error <= reference.threshold, "error %.4f, at most %.4f".format(Locale.ROOT, error, reference.threshold),
     )
     val slack = 2 * first.indices.maxOf { Math.abs(first[it] - reference.lastLogits[it]) } // each of two logits may be off by it
-    val greedy = greedyCheck(backend, first, embeds.rows, reference.greedyIds, slack)
+    val greedy = greedyCheck(backend, first, embeds.rows, reference, slack)
     return listOf(keyFrameCheck(seen, expected, reference.frameScores), logits, greedy)
 }
 
@@ -104,7 +104,8 @@ private fun keyFrameCheck(seen: Watching, expected: Array<IntArray>, scores: Flo
  * A quantized decoder's logits are off by more than the best two are apart, another decoder's by more still, and all its ids would pass
  * for near ties. So their number counts: the same graphs ran on the building machine, and its processor differs by a tie or two.
  */
-private fun greedyCheck(backend: GraphBackend, first: FloatArray, tokens: Int, ids: IntArray, slack: Float): Check {
+private fun greedyCheck(backend: GraphBackend, first: FloatArray, tokens: Int, reference: Golden.Reference, slack: Float): Check {
+    val ids = reference.greedyIds
     var (equal, excused) = 0 to 0
     var logits = first
     for (step in ids.indices) {
@@ -112,15 +113,9 @@ private fun greedyCheck(backend: GraphBackend, first: FloatArray, tokens: Int, i
         val best = Sampler()(logits)
         if (best == ids[step]) equal++ else if (logits[best] - logits[ids[step]] <= slack) excused++
     }
-    val asBuilt = equalWhenBuilt(backend.manifest) ?: ids.size
+    val asBuilt = reference.equalIds ?: ids.size
     val passed = equal + excused == ids.size && equal >= asBuilt - FLIPS
     return Check("greedy_ids", passed, "$equal of ${ids.size} equal ($asBuilt when it was built), $excused near ties excepted")
-}
-
-/** Ids that were equal on the building machine, which the build's parity check notes; null where nothing was verified. */
-private fun equalWhenBuilt(manifest: Manifest): Int? {
-    val note = manifest.parity.firstOrNull { it.stage == "greedy_ids" }?.note ?: return null
-    return Regex("""(\d+) of \d+ equal""").find(note)?.groupValues?.get(1)?.toInt()
 }
 
 private const val FLIPS = 2 // near ties that another processor's sums may turn round

@@ -14,13 +14,13 @@ class BundleTest {
 
     private val small by lazy { SmallBundle(temporary.newFolder("bundle")) }
     private val stamps by lazy { File(temporary.root, "not/made/yet") }
-    private val host = Host(availableBytes = 300_000_000, customOperators = false)
+    private val host = Host(availableBytes = { 300_000_000 }, customOperators = false)
 
     private fun open(host: Host = this.host, verify: Boolean = false): Bundle = openBundle(small.folder, host, stamps, verify)
 
     @Test
     fun `a real bundle opens, with its tokenizer`() {
-        val bundle = openBundle(folders("bundle").single(), Host(Long.MAX_VALUE, customOperators = true), stamps)
+        val bundle = openBundle(folders("bundle").single(), Host({ Long.MAX_VALUE }, customOperators = true), stamps)
         assertTrue(bundle.graphFile("decoder").isFile)
         assertEquals("circle", bundle.tokenizer().let { it.decode(it.encode("circle")) })
     }
@@ -88,16 +88,27 @@ class BundleTest {
     @Test
     fun `what the phone cannot run is refused before anything is hashed`() {
         File(small.folder, "decoder.pte").delete()
-        val poor = Host(availableBytes = 299_000_000, customOperators = false)
+        val poor = Host(availableBytes = { 299_000_000 }, customOperators = false)
         says(thrown<VideoGptException.DoesNotFit> { open(poor) }, "needs 300 MB", "299 MB are available")
-        says(thrown<VideoGptException.WrongTarget> { open(Host(1L shl 40, true, setOf("onnx"))) }, "built for executorch", "--target onnx")
+        val other = Host({ 1L shl 40 }, true, setOf("onnx"))
+        says(thrown<VideoGptException.WrongTarget> { open(other) }, "built for executorch", "--target onnx")
         small.writeManifest { it["kernels"] = "fused"; it["custom_operators"] = listOf("videogpt::scan.out") }
         says(thrown<VideoGptException.MissingOperators> { open() }, "videogpt::scan.out", "--kernels stock")
-        thrown<VideoGptException.MissingFile> { open(Host(1L shl 40, customOperators = true)) }
+        thrown<VideoGptException.MissingFile> { open(Host({ 1L shl 40 }, customOperators = true)) }
         small.writeManifest { it.at("graphs", "decoder")["delegate"] = "coreml" }
         says(thrown<VideoGptException.WrongDelegate> { open() }, "delegate coreml", "--delegate xnnpack")
         small.writeManifest { it["target"] = "coreml" }
         says(thrown<VideoGptException.WrongTarget> { open() }, "built for coreml", "--target executorch")
+    }
+
+    @Test
+    fun `only whole bundles are listed`() {
+        val store = temporary.newFolder("store")
+        for (name in listOf("b", "a", ".c.partial", "d.part", "empty")) File(store, name).mkdir()
+        for (name in listOf("b", "a", ".c.partial", "d.part")) File(store, "$name/$MANIFEST_FILE").writeText("{}")
+        File(store, "file").writeText("no folder")
+        assertEquals(listOf("a", "b"), bundlesIn(store).map { it.name })
+        assertEquals(emptyList<File>(), bundlesIn(File(store, "nowhere")))
     }
 
     @Test

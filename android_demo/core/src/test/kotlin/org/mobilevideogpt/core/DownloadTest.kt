@@ -35,7 +35,7 @@ class DownloadTest {
         }
         assertEquals(files.size, File(store, bundle.pin).walk().count { it.isFile })
         assertEquals("something else is left in the store", listOf(bundle.pin), store.list()!!.toList())
-        openBundle(File(store, bundle.pin), Host(1L shl 40, false), File(temporary.root, "stamps"), verify = true)
+        openBundle(File(store, bundle.pin), Host({ 1L shl 40 }, false), File(temporary.root, "stamps"), verify = true)
     }
 
     @Test
@@ -190,7 +190,7 @@ class DownloadTest {
     fun `an unsuitable bundle is refused before its large files are asked for`() {
         bundle.writeManifest { it["kernels"] = "fused"; it["custom_operators"] = listOf("videogpt::scan.out") }
         bundle.writeSums()
-        val host = Host(1L shl 40, customOperators = false)
+        val host = Host({ 1L shl 40 }, customOperators = false)
         says(thrown<VideoGptException.MissingOperators> { download().run({ checkHost(it, host) }) }, "videogpt::scan.out")
         bundle.writeManifest { it["schema_version"] = JsonNumber("99") }
         bundle.writeSums()

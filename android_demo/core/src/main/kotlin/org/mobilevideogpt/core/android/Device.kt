@@ -30,7 +30,7 @@ class Device(context: Context) {
     val processAgeSeconds: Double get() = (SystemClock.elapsedRealtime() - Process.getStartElapsedRealtime()) / 1e3
 
     /** @param customOperators whether this build of ExecuTorch holds this project's kernels. */
-    fun host(customOperators: Boolean): Host = Host(availableBytes, customOperators, setOf("executorch"))
+    fun host(customOperators: Boolean): Host = Host({ availableBytes }, customOperators, setOf("executorch"))
 
     private fun memory() = ActivityManager.MemoryInfo().also(activityManager::getMemoryInfo)
 
