@@ -12,6 +12,7 @@ import org.mobilevideogpt.core.FrameIndex
 import org.mobilevideogpt.core.Keyframe
 import org.mobilevideogpt.core.Planes
 import org.mobilevideogpt.core.RgbImage
+import org.mobilevideogpt.core.VideoGptException
 import org.mobilevideogpt.core.VideoGptException.Cancelled
 import org.mobilevideogpt.core.VideoGptException.VideoUnreadable
 import org.mobilevideogpt.core.VideoGptException.VideoUnsupported
@@ -38,9 +39,14 @@ internal class Decoder(
 
     private class Output(val buffer: Int, val timeUs: Long)
 
-    private var extractor = open()
     private val colours = Colours(format)
-    private var codec = newCodec()
+    private var extractor = open()
+    private var codec = try {
+        newCodec()
+    } catch (error: VideoGptException) {
+        extractor.release()
+        throw error
+    }
     private var outputFormat = format
     private var answered = false // since the codec was started: only then does a flush keep what the codec was configured with
     private var inputEnded = false

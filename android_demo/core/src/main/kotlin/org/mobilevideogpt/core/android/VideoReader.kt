@@ -72,7 +72,11 @@ class VideoReader private constructor(private val name: String, private val setD
             first.release()
         }
         val picked = pickFrames(index.size, index.fps, p.frames)
-        val found = Decoder(::open, index, format, cancelled).use { decode(it, index, picked, p.imageSize, onFrame) }
+        val found = try {
+            Decoder(::open, index, format, cancelled).use { decode(it, index, picked, p.imageSize, onFrame) }
+        } catch (error: IllegalStateException) { // what a codec throws that broke down
+            throw VideoUnreadable(name, error)
+        }
         val numbers = IntArray(found.size) { index.nearest(found[it].timeUs) }
         return VideoFrames(
             clips = found.map { it.clip },
