@@ -96,3 +96,11 @@ def tiny_delegate_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoi
     """The tiny checkpoint in int4 as ExecuTorch programs with Core ML delegates. Read it only."""
     arguments = _coreml(tiny_checkpoint, "int4")
     return _build_once(tmp_path_factory, "tiny-delegate", ["--target", "executorch", "--delegate", "coreml", *arguments[2:]])
+
+
+@pytest.fixture(scope="session")
+def demo_coreml_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo checkpoint under int4 for Core ML. Read it only."""
+    from export.build import DEMO_CHECKPOINT
+
+    return _build_once(tmp_path_factory, "demo-coreml", _coreml(DEMO_CHECKPOINT, "int4"))

@@ -150,14 +150,10 @@ def test_packages_declare_what_the_manifest_and_the_app_say(tiny_coreml_int4_bun
 
 
 @pytest.mark.full
-def test_the_demo_bundle_s_packages_and_tokenizer_are_what_the_app_reads(tmp_path):
-    from export.build import main
-
-    bundle = tmp_path / "demo"
-    assert main(["--target", "coreml", "--no-verify", "--max-context", "2700", "--out", str(bundle)]) == 0
-    manifest = check_packages(bundle)
+def test_the_demo_bundle_s_packages_and_tokenizer_are_what_the_app_reads(demo_coreml_bundle):
+    manifest = check_packages(demo_coreml_bundle)
     assert "tokenizer.json" in manifest.files
-    check_tokenizer(bundle / "tokenizer.json")
+    check_tokenizer(demo_coreml_bundle / "tokenizer.json")
 
 
 def check_tokenizer(path: Path) -> None:
